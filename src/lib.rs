@@ -1,0 +1,15 @@
+//! weir takes messages over HTTP (`SendMessage` of ApsaraMQ for MQTT), limits them, bills them and
+//! hands them to MQTT devices. A 200 means: the message and its bill are on disk under one sync.
+//!
+//! ```text
+//! client --HTTP--> wire -> admission -> queue -> shard -> journal --+--> reply (200, MsgId)
+//!                   |         |                              |      |
+//!                   |      Refusal                        Poisoned  +--> delivery -> MQTT -> devices
+//!                   v                                               +--> ledger (usage rows)
+//!             one error table                                       +--> Prometheus
+//! ```
+
+pub mod admission;
+pub mod clock;
+pub mod message;
+pub mod metering;

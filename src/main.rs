@@ -1,0 +1,3 @@
+//! Arguments -> one subcommand -> exit code.
+
+fn main() {}

@@ -1,0 +1,43 @@
+use std::collections::HashMap;
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
+
+use super::{MeteringError, Registry, opts};
+use crate::message::InstanceId;
+
+/// What admission counts.
+#[derive(Clone, Debug)]
+pub struct AdmissionMetrics {
+    throttled: HashMap<InstanceId, IntCounter>,
+    /// Nonces remembered, of all access keys.
+    pub nonces: IntGauge,
+}
+
+impl AdmissionMetrics {
+    /// Registers the families for the configured instances.
+    ///
+    /// # Errors
+    /// [`MeteringError`] if a name is taken.
+    pub fn new(registry: &Registry, instances: &[InstanceId]) -> Result<Self, MeteringError> {
+        let throttled = registry.add(IntCounterVec::new(
+            opts("weir_throttled_total", "Calls refused by the instance's token bucket."),
+            &["instance_id"],
+        ))?;
+        Ok(Self {
+            throttled: instances
+                .iter()
+                .map(|id| (id.clone(), throttled.with_label_values(&[id.as_str()])))
+                .collect(),
+            nonces: registry.add(IntGauge::with_opts(opts(
+                "weir_nonces",
+                "Signature nonces remembered, of all access keys.",
+            )))?,
+        })
+    }
+
+    /// The handle an instance keeps.
+    #[must_use]
+    pub fn throttled(&self, instance: &InstanceId) -> Option<IntCounter> {
+        self.throttled.get(instance).cloned()
+    }
+}

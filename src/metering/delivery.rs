@@ -1,0 +1,152 @@
+use std::collections::HashMap;
+
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::{MeteringError, Registry, opts, seconds_opts};
+use crate::message::InstanceId;
+
+const ACK_BUCKETS: [f64; 12] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.032, 0.128, 0.512, 2.048, 10.0];
+
+/// What delivery counts.
+#[derive(Clone, Debug)]
+pub struct DeliveryMetrics {
+    /// Journaled messages not delivered yet.
+    pub backlog: IntGauge,
+    /// Messages the broker has taken over.
+    pub delivered: IntCounter,
+    /// Messages published again after a restart or a reconnect.
+    pub duplicates_possible: IntCounter,
+    /// Messages given up: older than the retention, or refused by the broker for good.
+    pub dead_letters: IntCounter,
+    /// Age of the oldest undelivered message, in seconds.
+    pub oldest: Gauge,
+    /// From the publish to the broker taking over, in seconds.
+    pub ack: Histogram,
+}
+
+impl DeliveryMetrics {
+    /// Registers the families.
+    ///
+    /// # Errors
+    /// [`MeteringError`] if a name is taken.
+    pub fn new(registry: &Registry) -> Result<Self, MeteringError> {
+        let gauge = |name, help| registry.add(IntGauge::with_opts(opts(name, help)));
+        let counter = |name, help| registry.add(IntCounter::with_opts(opts(name, help)));
+        Ok(Self {
+            backlog: gauge(
+                "weir_delivery_backlog_messages",
+                "Journaled messages the broker has not taken over yet.",
+            )?,
+            delivered: counter("weir_delivered_total", "Messages the broker has taken over.")?,
+            duplicates_possible: counter(
+                "weir_delivery_duplicates_possible_total",
+                "Messages published again after a restart or a reconnect.",
+            )?,
+            dead_letters: counter(
+                "weir_dead_letters_total",
+                "Messages given up: too old, or refused by the broker for good.",
+            )?,
+            oldest: registry.add(Gauge::with_opts(opts(
+                "weir_delivery_oldest_seconds",
+                "Age of the oldest message that waits for the broker.",
+            )))?,
+            ack: registry.add(Histogram::with_opts(seconds_opts(
+                "weir_delivery_ack_seconds",
+                "Time from a publish to the broker taking it over.",
+                &ACK_BUCKETS,
+            )))?,
+        })
+    }
+}
+
+/// Why a message did not reach a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// A P2P message whose target has no session.
+    NoSession,
+    /// The session's queue is full.
+    SessionFull,
+    /// The device stopped reading and was cut off.
+    StalledReader,
+    /// The device itself published faster than it may.
+    RateLimited,
+    /// It waited for its device longer than it may.
+    Expired,
+}
+
+impl DropReason {
+    const ALL: [Self; 5] =
+        [Self::NoSession, Self::SessionFull, Self::StalledReader, Self::RateLimited, Self::Expired];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::NoSession => "no_session",
+            Self::SessionFull => "session_full",
+            Self::StalledReader => "stalled_reader",
+            Self::RateLimited => "rate_limited",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// What the embedded broker counts, by instance.
+#[derive(Clone, Debug)]
+pub struct DeviceMetrics {
+    by_instance: HashMap<InstanceId, DeviceHandles>,
+}
+
+#[derive(Clone, Debug)]
+struct DeviceHandles {
+    connected: IntGauge,
+    stored: IntGauge,
+    dropped: [IntCounter; DropReason::ALL.len()],
+}
+
+impl DeviceMetrics {
+    /// Registers the families for the configured instances.
+    ///
+    /// # Errors
+    /// [`MeteringError`] if a name is taken.
+    pub fn new(registry: &Registry, instances: &[InstanceId]) -> Result<Self, MeteringError> {
+        let devices = registry.add(IntGaugeVec::new(
+            opts("weir_devices", "Devices of the embedded broker by state."),
+            &["instance_id", "state"],
+        ))?;
+        let dropped = registry.add(IntCounterVec::new(
+            opts(
+                "weir_device_messages_dropped_total",
+                "Messages the embedded broker dropped on the way to or from a device.",
+            ),
+            &["instance_id", "reason"],
+        ))?;
+        let handles = |id: &InstanceId| DeviceHandles {
+            connected: devices.with_label_values(&[id.as_str(), "connected"]),
+            stored: devices.with_label_values(&[id.as_str(), "stored"]),
+            dropped: DropReason::ALL
+                .map(|reason| dropped.with_label_values(&[id.as_str(), reason.label()])),
+        };
+        Ok(Self { by_instance: instances.iter().map(|id| (id.clone(), handles(id))).collect() })
+    }
+
+    /// Sets how many devices of an instance are connected.
+    pub fn connected(&self, instance: &InstanceId, devices: i64) {
+        if let Some(handles) = self.by_instance.get(instance) {
+            handles.connected.set(devices);
+        }
+    }
+
+    /// Sets how many sessions of an instance wait for their device.
+    pub fn stored(&self, instance: &InstanceId, sessions: i64) {
+        if let Some(handles) = self.by_instance.get(instance) {
+            handles.stored.set(sessions);
+        }
+    }
+
+    /// Counts `messages` that were dropped.
+    pub fn dropped(&self, instance: &InstanceId, reason: DropReason, messages: u64) {
+        if let Some(handles) = self.by_instance.get(instance) {
+            handles.dropped[reason as usize].inc_by(messages);
+        }
+    }
+}
