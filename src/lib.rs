@@ -9,7 +9,9 @@
 //!             one error table                                       +--> Prometheus
 //! ```
 
-pub mod admission;
 pub mod clock;
 pub mod message;
 pub mod metering;
+
+pub mod admission;
+pub mod queue;

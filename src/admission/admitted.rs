@@ -1,5 +1,9 @@
+use std::sync::Arc;
+
 use crate::clock::UnixMillis;
 use crate::message::Message;
+
+use super::directory::AccessKey;
 
 /// What a record keeps of a nonce, so that replay protection survives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,13 +17,19 @@ pub struct NonceMark {
 }
 
 /// A message that passed admission: signed by its account, valid, and charged to its bucket.
+///
+/// Dropping one takes its claim on the nonce back; [`Admitted::keep`] makes it last.
 #[derive(Debug)]
 pub struct Admitted {
     message: Message,
-    nonce: NonceMark,
+    claim: NonceClaim,
 }
 
 impl Admitted {
+    pub(super) const fn new(message: Message, claim: NonceClaim) -> Self {
+        Self { message, claim }
+    }
+
     /// The message.
     #[must_use]
     pub const fn message(&self) -> &Message {
@@ -29,18 +39,41 @@ impl Admitted {
     /// Its nonce, for the record.
     #[must_use]
     pub const fn nonce(&self) -> NonceMark {
-        self.nonce
+        self.claim.mark
     }
 
     /// The message was journaled, or may have been: its nonce stays until its window has passed.
     #[must_use]
-    pub fn keep(self) -> Message {
+    pub fn keep(mut self) -> Message {
+        self.claim.holder = None;
         self.message
     }
 
     /// A message that passed nothing, for the tests of the stages behind admission.
     #[cfg(test)]
     pub(crate) const fn untested(message: Message, nonce: NonceMark) -> Self {
-        Self { message, nonce }
+        Self { message, claim: NonceClaim { mark: nonce, holder: None } }
+    }
+}
+
+/// A nonce that is remembered for as long as this lives, or for good once it is kept.
+#[derive(Debug)]
+pub(super) struct NonceClaim {
+    mark: NonceMark,
+    holder: Option<Arc<AccessKey>>,
+}
+
+impl NonceClaim {
+    /// For a nonce that `holder` has just claimed.
+    pub(super) const fn new(mark: NonceMark, holder: Arc<AccessKey>) -> Self {
+        Self { mark, holder: Some(holder) }
+    }
+}
+
+impl Drop for NonceClaim {
+    fn drop(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            holder.nonces.release(self.mark.fingerprint);
+        }
     }
 }
