@@ -253,3 +253,6 @@ impl Admission {
         MessageId::from_u128(time << 80 | (process & LOW_40) << 40 | count & LOW_40)
     }
 }
+
+#[cfg(test)]
+mod tests;

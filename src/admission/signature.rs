@@ -168,3 +168,148 @@ fn shortened(mut text: String) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+    use serde_json::Value;
+
+    use super::super::call::Parameters;
+    use super::*;
+
+    const VECTORS: &str = include_str!("../../tests/vectors.json");
+
+    fn vectors(kind: &str) -> (Value, Vec<Value>) {
+        let file: Value = serde_json::from_str(VECTORS).unwrap();
+        let ours = |vector: &&Value| vector["name"].as_str().unwrap().starts_with(kind);
+        let vectors: Vec<_> = file["vectors"].as_array().unwrap().iter().filter(ours).collect();
+        let vectors: Vec<_> = vectors.into_iter().cloned().collect();
+        assert!(vectors.len() >= 9, "{} vectors of {kind}", vectors.len());
+        (file, vectors)
+    }
+
+    fn pairs(value: &Value) -> Vec<Parameter<'static>> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let object = value.as_object().into_iter().flatten();
+        object.map(|(name, value)| (name.clone().into(), text(value).into())).collect()
+    }
+
+    fn headers(vector: &Value) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs(&vector["headers"]) {
+            let name = http::HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.insert(name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn key(file: &Value, vector: &Value) -> SigningKey {
+        let secret = vector["access_key_secret"].as_str();
+        SigningKey::new(secret.unwrap_or_else(|| file["access_key_secret"].as_str().unwrap()))
+    }
+
+    fn verb(vector: &Value) -> Verb {
+        if vector["method"] == "GET" { Verb::Get } else { Verb::Post }
+    }
+
+    #[test]
+    fn every_v1_vector_is_accepted_and_none_with_a_changed_value() {
+        let (file, vectors) = vectors("rpc_v1/");
+        for vector in vectors {
+            let headers = HeaderMap::new();
+            let call = |change: &str| {
+                let mut query = pairs(&vector["params"]);
+                query[0].1 = format!("{}{change}", query[0].1).into();
+                let signature = vector["signature"].as_str().unwrap().to_owned();
+                query.push(("Signature".into(), signature.into()));
+                let parameters = Parameters::new(query, vec![]).unwrap();
+                SendMessage { verb: verb(&vector), parameters, headers: &headers, body: b"" }
+            };
+            assert_eq!(verify_v1(&key(&file, &vector), &call("")), Ok(()), "{}", vector["name"]);
+            let refused = verify_v1(&key(&file, &vector), &call("x")).unwrap_err();
+            assert!(matches!(refused, Refusal::SignatureMismatch { .. }));
+            if let Some(text) = vector["string_to_sign"].as_str() {
+                let signed =
+                    canonical::string_to_sign_v1(verb(&vector), pairs(&vector["params"]).iter());
+                assert_eq!(signed, text);
+            }
+        }
+    }
+
+    #[test]
+    fn every_v3_vector_is_accepted_and_none_with_another_body_or_secret() {
+        let (file, vectors) = vectors("v3/");
+        for vector in vectors {
+            let headers = headers(&vector);
+            let authorization = vector["authorization"].as_str().unwrap();
+            let authorization = Authorization::parse(authorization).unwrap();
+            let call = |body| {
+                let parameters = Parameters::new(pairs(&vector["query"]), vec![]).unwrap();
+                SendMessage { verb: verb(&vector), parameters, headers: &headers, body }
+            };
+            let body = vector["body"].as_str().unwrap().as_bytes();
+            let key = key(&file, &vector);
+            let verified = verify_v3(&key, &call(body), authorization, &[None]);
+            assert_eq!(verified, Ok(()), "{}", vector["name"]);
+            let other_body = verify_v3(&key, &call(b"other"), authorization, &[None]);
+            assert!(matches!(
+                other_body,
+                Err(Refusal::SignatureMismatch { server: ServerText::BodyHash(_) })
+            ));
+            let other_secret =
+                verify_v3(&SigningKey::new("other"), &call(body), authorization, &[None]);
+            assert!(matches!(
+                other_secret,
+                Err(Refusal::SignatureMismatch { server: ServerText::CanonicalRequest(_) })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_signature_over_an_alias_of_the_host_is_accepted_only_if_it_is_configured() {
+        let (file, vectors) = vectors("v3/");
+        let vector = &vectors[0];
+        let mut headers = headers(vector);
+        let signed_host = headers["host"].to_str().unwrap().to_owned();
+        headers.insert("host", "10.0.0.1:8080".parse().unwrap());
+        let parameters = Parameters::new(pairs(&vector["query"]), vec![]).unwrap();
+        let call = SendMessage { verb: Verb::Post, parameters, headers: &headers, body: b"" };
+        let authorization = vector["authorization"].as_str().unwrap();
+        let authorization = Authorization::parse(authorization).unwrap();
+        let verify = |hosts: &[_]| verify_v3(&key(&file, vector), &call, authorization, hosts);
+        assert!(verify(&[None]).is_err());
+        assert!(verify(&[None, Some("mqtt.example.com")]).is_err());
+        assert_eq!(verify(&[None, Some(&signed_host)]), Ok(()));
+    }
+
+    #[test]
+    fn a_header_that_must_be_signed_and_is_not_is_refused() {
+        let (file, vectors) = vectors("v3/");
+        let mut headers = headers(&vectors[0]);
+        headers.insert("x-acs-extra", "1".parse().unwrap());
+        let parameters = Parameters::new(pairs(&vectors[0]["query"]), vec![]).unwrap();
+        let call = SendMessage { verb: Verb::Post, parameters, headers: &headers, body: b"" };
+        let authorization = vectors[0]["authorization"].as_str().unwrap();
+        let authorization = Authorization::parse(authorization).unwrap();
+        let refused = verify_v3(&key(&file, &vectors[0]), &call, authorization, &[None]);
+        let header = "x-acs-extra".to_owned();
+        let because = super::super::refusal::Incomplete::Unsigned { header };
+        assert_eq!(refused, Err(Refusal::IncompleteSignature { because }));
+    }
+
+    #[test]
+    fn what_we_sign_we_accept() {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", "127.0.0.1:8080".parse().unwrap());
+        for algorithm in [Algorithm::Sha256, Algorithm::Sm3] {
+            headers.insert("x-acs-content-sha256", algorithm.hash(b"{}").parse().unwrap());
+            let parameters =
+                Parameters::new(vec![("Payload".into(), "a b*~日".into())], vec![]).unwrap();
+            let call = SendMessage { verb: Verb::Post, parameters, headers: &headers, body: b"{}" };
+            let header = sign_v3(algorithm, "ak", "secret", &call).unwrap();
+            let authorization = Authorization::parse(&header).unwrap();
+            let key = SigningKey::new("secret");
+            assert_eq!(verify_v3(&key, &call, authorization, &[None]), Ok(()));
+        }
+    }
+}
