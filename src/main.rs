@@ -1,3 +1,7 @@
 //! Arguments -> one subcommand -> exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weir::cli::run()
+}

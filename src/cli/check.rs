@@ -1,0 +1,41 @@
+use std::path::Path;
+
+use crate::config::Config;
+
+use super::{Failure, demo, say};
+
+/// Checks a file, or the demo's, and says what would run.
+pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = config else {
+        let (config, _) = demo::open_or_create()?;
+        say(&summary("the demo", &config));
+        return Ok(());
+    };
+    let config = Config::load(path)?;
+    say(&summary(&path.display().to_string(), &config));
+    Ok(())
+}
+
+fn summary(name: &str, config: &Config) -> String {
+    let mut text = format!(
+        "{name} is good\n  data       {}\n  http       {}\n  devices    {}\n  ops        {}\n  \
+         shards     {}\n  keys       {}\n",
+        config.data_dir.display(),
+        config.http_listen,
+        config.broker.listen,
+        config.ops_listen,
+        config.journal.shards,
+        config.admission.access_keys.len(),
+    );
+    for instance in &config.admission.instances {
+        text += &format!(
+            "  instance   {} of account {}: {}/s, burst {}, topics {}\n",
+            instance.id,
+            instance.account,
+            instance.rate.qps,
+            instance.rate.burst,
+            instance.topics.join(" "),
+        );
+    }
+    text
+}

@@ -1,0 +1,143 @@
+//! One connection to an endpoint, and calls signed as the SDKs sign them (V3).
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+
+use crate::admission::{
+    ACTION, Algorithm, Parameter, Parameters, SendMessage, VERSION, Verb, format_timestamp,
+    sign_v3,
+};
+use crate::clock::{Clock, SystemClock};
+
+/// An answer longer than this is not one of ours.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Who sends, and how it signs.
+#[derive(Clone)]
+pub(super) struct Signer {
+    pub(super) access_key_id: String,
+    pub(super) secret: String,
+    pub(super) algorithm: Algorithm,
+}
+
+/// What an endpoint said.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Answer {
+    pub(super) msg_id: Option<String>,
+    pub(super) code: Option<String>,
+    pub(super) message: Option<String>,
+    pub(super) request_id: Option<String>,
+}
+
+/// An endpoint, `http://host[:port]`.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    host: String,
+    address: String,
+}
+
+impl Endpoint {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let uri: http::Uri = text.parse().map_err(|error| format!("{text}: {error}"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(format!("{text}: an endpoint is http://host[:port]"));
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(format!("{text}: an endpoint has no path"));
+        }
+        let authority = uri.authority().ok_or_else(|| format!("{text}: names no host"))?;
+        let port = authority.port_u16().unwrap_or(80);
+        let address = format!("{}:{port}", authority.host());
+        Ok(Self { host: authority.as_str().to_owned(), address })
+    }
+
+    pub(super) async fn connect(&self) -> Result<Connection, String> {
+        let failed = |error: String| format!("{}: {error}", self.address);
+        let stream =
+            TcpStream::connect(&self.address).await.map_err(|error| failed(error.to_string()))?;
+        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
+        // Ends with the connection; its error reaches the caller through the sender.
+        tokio::spawn(connection);
+        Ok(Connection { sender, host: self.host.clone() })
+    }
+}
+
+/// A connection kept open from call to call.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl Connection {
+    /// Whether another call can go over it.
+    pub(super) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Sends the form and reads the answer.
+    pub(super) async fn call(&mut self, signer: &Signer, form: &Bytes) -> Result<Answer, String> {
+        let request = request(&self.host, signer, form)?;
+        self.sender.ready().await.map_err(|error| error.to_string())?;
+        let response = self.sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        serde_json::from_slice(&body).map_err(|_| format!("HTTP {status}, and no JSON: not weir?"))
+    }
+}
+
+fn request(host: &str, signer: &Signer, form: &Bytes) -> Result<Request<Full<Bytes>>, String> {
+    let mut headers = HeaderMap::new();
+    let mut add = |name: &'static str, value: &str| -> Result<(), String> {
+        let value = HeaderValue::from_str(value).map_err(|error| format!("{name}: {error}"))?;
+        headers.insert(name, value);
+        Ok(())
+    };
+    add("host", host)?;
+    add("accept", "application/json")?;
+    add("content-type", "application/x-www-form-urlencoded")?;
+    add("x-acs-action", ACTION)?;
+    add("x-acs-version", VERSION)?;
+    add("x-acs-date", &format_timestamp(SystemClock.unix()))?;
+    add("x-acs-signature-nonce", &nonce()?)?;
+    add("x-acs-content-sha256", &signer.algorithm.hash(form))?;
+    let call = SendMessage {
+        verb: Verb::Post,
+        parameters: Parameters::default(),
+        headers: &headers,
+        body: form,
+    };
+    let authorization = sign_v3(signer.algorithm, &signer.access_key_id, &signer.secret, &call)
+        .and_then(|text| HeaderValue::from_str(&text).ok())
+        .ok_or("the access key id holds something a header cannot carry")?;
+    headers.insert(header::AUTHORIZATION, authorization);
+    let mut request = Request::new(Full::new(form.clone()));
+    *request.method_mut() = http::Method::POST;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// The form of one message.
+pub(super) fn form(instance: &str, topic: &str, payload: &str) -> Bytes {
+    let fields: [Parameter<'_>; 3] = [
+        ("InstanceId".into(), instance.into()),
+        ("MqttTopic".into(), topic.into()),
+        ("Payload".into(), payload.into()),
+    ];
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish().into()
+}
+
+/// 32 random lower-case hex digits.
+pub(super) fn nonce() -> Result<String, String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| format!("random source: {error}"))?;
+    Ok(hex::encode(bytes))
+}

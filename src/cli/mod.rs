@@ -1,0 +1,117 @@
+//! The command line: one file a command.
+//!
+//! Exit codes: 0 done, 1 failed, 2 usage, 78 bad configuration (`EX_CONFIG` of sysexits.h).
+
+mod check;
+mod client;
+mod demo;
+mod logging;
+mod progress;
+mod send;
+mod serve;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+/// Version and commit, as `--version` and `weir_build_info` show them.
+pub(crate) const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEIR_COMMIT"), ")");
+
+const EXIT_CONFIG: u8 = 78;
+
+const ABOUT: &str = "Takes SendMessage calls of ApsaraMQ for MQTT over HTTP, limits and bills them, \
+    and hands the messages to MQTT devices.";
+
+const AFTER_HELP: &str = "\
+Without a command weir serves. Without --config it serves a demo: one account, one instance, one
+topic, and a key made at the first start and kept in weir-data/demo.toml. It prints what to paste.
+
+Exit codes:
+  0   done; for serve: drained after SIGTERM or ctrl-C
+  1   failed: a refused message, a port in use, a disk that lost a sync
+  2   usage: an unknown option or a missing value
+  78  bad configuration; the one line on stderr names the key and the fix
+
+Environment:
+  ALIBABA_CLOUD_ACCESS_KEY_ID, ALIBABA_CLOUD_ACCESS_KEY_SECRET   who `weir send` signs as
+  WEIR_ENDPOINT                                                  where `weir send` sends to
+  RUST_LOG                                                       what is logged, such as weir=debug";
+
+#[derive(Parser)]
+#[command(name = "weir", version = VERSION, about = ABOUT, after_help = AFTER_HELP)]
+struct Arguments {
+    /// Read the configuration from this file; without it no file is looked for
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or ctrl-C; the default command
+    Serve,
+    /// Send a message, or many, as an SDK would
+    Send(send::Arguments),
+    /// Check the configuration, bind nothing, and say what it means
+    Check,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    fn because(what: &str, error: impl std::fmt::Display) -> Self {
+        Self::Failed(format!("{what}: {error}"))
+    }
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = arguments.config.as_deref();
+    let result = match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(config),
+        Command::Send(send) => send::run(&send),
+        Command::Check => check::run(config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "weir: {failure}");
+            match failure {
+                Failure::Config(_) => ExitCode::from(EXIT_CONFIG),
+                Failure::Failed(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Prints for people and pipes; a reader that has gone away is no failure.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The file's configuration, or the demo's.
+fn load(config: Option<&std::path::Path>) -> Result<(Config, Option<demo::Demo>), Failure> {
+    match config {
+        Some(path) => Ok((Config::load(path)?, None)),
+        None => {
+            let (config, demo) = demo::open_or_create()?;
+            Ok((config, Some(demo)))
+        }
+    }
+}

@@ -1,0 +1,100 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::clock::{Clock, SystemClock};
+use crate::pipeline::{self, Ended, Report, Stop};
+
+use super::{Failure, VERSION, load, logging, progress, say};
+
+/// A recovery that takes longer than this is shown.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Serves until SIGTERM or ctrl-C, then drains.
+pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
+    let (config, demo) = load(config)?;
+    logging::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("runtime", error))?;
+    let ended = runtime.block_on(async {
+        let mut stop = signals().map_err(|error| Failure::because("signals", error))?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let report = Arc::new(RecoveryBar { began: clock.now(), bar: Mutex::default() });
+        let running = tokio::select! {
+            started = pipeline::start(config, clock, Arc::clone(&report) as Arc<dyn Report>) => {
+                started.map_err(|error| Failure::Failed(error.to_string()))?
+            }
+            _ = stop.wait_for(|stop| *stop > Stop::Run) => return Ok(Ended::Drained),
+        };
+        report.finish();
+        let at = running.addresses;
+        tracing::info!(
+            version = VERSION, http = %at.http, devices = %at.devices, ops = %at.ops, "ready"
+        );
+        if let Some(demo) = demo {
+            say(&demo.greeting(at)?);
+        }
+        Ok(running.until(stop).await)
+    })?;
+    match ended {
+        Ended::Drained => Ok(()),
+        Ended::Poisoned => Err(Failure::Failed(
+            "a journal is poisoned: what was not acknowledged is unknown; check the disk, then \
+             start again to recover"
+                .into(),
+        )),
+    }
+}
+
+/// SIGTERM asks to stop with notice; ctrl-C, or a second SIGTERM, to stop now.
+fn signals() -> std::io::Result<watch::Receiver<Stop>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (sender, receiver) = watch::channel(Stop::Run);
+    tokio::spawn(async move {
+        loop {
+            let asked = *sender.borrow();
+            let next = tokio::select! {
+                _ = terminate.recv() => if asked == Stop::Run { Stop::Notice } else { Stop::Now },
+                _ = interrupt.recv() => Stop::Now,
+            };
+            sender.send_replace(next);
+        }
+    });
+    Ok(receiver)
+}
+
+/// Shows a slow recovery: a bar on a terminal, a log line otherwise.
+struct RecoveryBar {
+    began: Instant,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl RecoveryBar {
+    fn finish(&self) {
+        if let Some(bar) = self.bar.lock().take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Report for RecoveryBar {
+    fn progress(&self, done_bytes: u64, total_bytes: u64) {
+        if SystemClock.now() - self.began < QUIET {
+            return;
+        }
+        let mut bar = self.bar.lock();
+        let bar = bar.get_or_insert_with(|| {
+            tracing::info!(total_bytes, "recovering the journal");
+            progress::bytes(total_bytes)
+        });
+        bar.set_position(done_bytes);
+    }
+}

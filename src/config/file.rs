@@ -1,0 +1,244 @@
+//! The configuration file as it is written; what it means is checked one level up.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Deserializer};
+use toml::Value;
+
+/// The whole file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) data_dir: PathBuf,
+    pub(super) http: Http,
+    pub(super) ops: Ops,
+    pub(super) limits: Limits,
+    pub(super) queue: Queue,
+    pub(super) shard: Shard,
+    pub(super) journal: Journal,
+    pub(super) delivery: Delivery,
+    pub(super) accounts: Vec<Account>,
+    pub(super) instances: Vec<Instance>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            data_dir: "weir-data".into(),
+            http: Http::default(),
+            ops: Ops::default(),
+            limits: Limits::default(),
+            queue: Queue::default(),
+            shard: Shard::default(),
+            journal: Journal::default(),
+            delivery: Delivery::default(),
+            accounts: vec![],
+            instances: vec![],
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Http {
+    pub(super) listen: SocketAddr,
+    pub(super) tls: Option<Value>,
+    #[serde(deserialize_with = "duration")]
+    pub(super) drain_notice: Duration,
+    pub(super) host_aliases: Vec<String>,
+    pub(super) connections_max: usize,
+    #[serde(deserialize_with = "duration")]
+    pub(super) first_byte_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) header_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) body_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) idle_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) write_timeout: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls: None,
+            drain_notice: Duration::from_secs(3),
+            host_aliases: vec![],
+            connections_max: 10_000,
+            first_byte_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ops {
+    pub(super) listen: SocketAddr,
+    pub(super) token: Option<Value>,
+}
+
+impl Default for Ops {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)), token: None }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    pub(super) instance_qps: u32,
+    pub(super) burst: u32,
+    pub(super) throttle_status: u16,
+    pub(super) nonces_max: usize,
+    pub(super) replicas: Option<Value>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            instance_qps: 1_000,
+            burst: 100,
+            throttle_status: 429,
+            nonces_max: crate::admission::NONCES_MAX,
+            replicas: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Queue {
+    pub(super) slots: usize,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { slots: 8_192 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Shard {
+    pub(super) count: u16,
+    pub(super) batch_max: usize,
+    pub(super) batch_bytes_max: ByteSize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { count: 0, batch_max: 1_024, batch_bytes_max: ByteSize::mib(4) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Journal {
+    pub(super) segment_bytes: ByteSize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { segment_bytes: ByteSize::mib(64) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Delivery {
+    pub(super) kind: String,
+    #[serde(deserialize_with = "duration")]
+    pub(super) retention: Duration,
+    pub(super) backlog_max: ByteSize,
+    pub(super) embedded: Embedded,
+    pub(super) mqtt: Option<Value>,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            kind: "embedded".into(),
+            retention: Duration::from_secs(72 * 3_600),
+            backlog_max: ByteSize::gib(16),
+            embedded: Embedded::default(),
+            mqtt: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Embedded {
+    pub(super) listen: SocketAddr,
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Account {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) access_keys: Vec<AccessKey>,
+    pub(super) users: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AccessKey {
+    pub(super) id: String,
+    pub(super) secret: Option<String>,
+    pub(super) secret_env: Option<String>,
+    pub(super) secret_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Instance {
+    pub(super) id: String,
+    pub(super) account: String,
+    pub(super) topics: Vec<String>,
+    pub(super) qps: Option<u32>,
+    pub(super) burst: Option<u32>,
+    #[serde(default)]
+    pub(super) payload: Payload,
+    #[serde(default)]
+    pub(super) devices: Vec<Device>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Payload {
+    #[default]
+    Base64,
+    Verbatim,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Device {
+    pub(super) name: String,
+    pub(super) password: Option<String>,
+    pub(super) password_env: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(|error| {
+        serde::de::Error::custom(format!("{error}: write a duration like \"3s\" or \"500ms\""))
+    })
+}

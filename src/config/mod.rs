@@ -1,0 +1,239 @@
+//! Text -> each stage's `Config`. Every key is checked before anything is bound or opened.
+//!
+//! Never: look for a file nobody named, or take a key it does not know.
+
+mod file;
+mod tenancy;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::{admission, delivery, journal, queue, shard, wire};
+
+use file::File;
+
+/// A full drain notice; longer than any balancer's probe needs.
+const DRAIN_NOTICE_MAX: Duration = Duration::from_secs(60);
+/// Longest of the connection deadlines.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// Longest a message may wait for the broker.
+const RETENTION_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+/// Most connections of the data port; a process' file descriptors end somewhere below.
+const CONNECTIONS_MAX: usize = 1_000_000;
+/// Smallest backlog cap: one segment a shard would not fit below it.
+const BACKLOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
+/// One line that names the key and the fix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {text}")]
+pub struct ConfigError {
+    origin: String,
+    text: String,
+}
+
+/// Everything weir is told, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Where everything that lasts is kept.
+    pub data_dir: PathBuf,
+    /// Where calls come in. Default 127.0.0.1:8080.
+    pub http_listen: SocketAddr,
+    /// Where health and metrics are shown. Default 127.0.0.1:8081.
+    pub ops_listen: SocketAddr,
+    /// How long weir serves on after SIGTERM with `/readyz` at 503; 0 to 60 s, default 3 s.
+    pub drain_notice: Duration,
+    /// How long a message may wait for the broker before it becomes a dead letter; 1 s to 1 year,
+    /// default 72 h.
+    pub retention: Duration,
+    /// Bytes of journal that may wait for the broker; at the cap calls are refused with
+    /// SystemOverFlow. At least 64 MiB, default 16 GiB.
+    pub backlog_bytes_max: u64,
+    /// The HTTP front-end.
+    pub wire: wire::Config,
+    /// The gate.
+    pub admission: admission::Config,
+    /// The rings.
+    pub queue: queue::Config,
+    /// The turns.
+    pub shard: shard::Config,
+    /// The segment logs.
+    pub journal: journal::Config,
+    /// The embedded broker.
+    pub broker: delivery::embedded::Config,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the key and the fix.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let origin = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            origin: origin.clone(),
+            text: format!("cannot be read: {error}"),
+        })?;
+        Self::parse(&origin, &text)
+    }
+
+    /// Checks the text of a file; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the key and the fix.
+    pub fn parse(origin: &str, text: &str) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text).map_err(|error| ConfigError {
+            origin: match error.span() {
+                Some(span) => format!("{origin} line {}", line_of(text, span.start)),
+                None => origin.to_owned(),
+            },
+            text: error.message().replace('\n', " "),
+        })?;
+        check(file).map_err(|text| ConfigError { origin: origin.to_owned(), text })
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+fn check(file: File) -> Result<Config, String> {
+    refuse_unsupported(&file)?;
+    let shards = shards(file.shard.count)?;
+    let tenancy = tenancy::check(&file)?;
+    let journal = journal::Config {
+        dir: file.data_dir.join("journal"),
+        shards,
+        segment_bytes: file.journal.segment_bytes.as_u64(),
+    };
+    journal.check().map_err(|error| error.to_string())?;
+    let http = &file.http;
+    Ok(Config {
+        http_listen: http.listen,
+        ops_listen: file.ops.listen,
+        drain_notice: within(
+            "http.drain_notice",
+            http.drain_notice,
+            Duration::ZERO,
+            DRAIN_NOTICE_MAX,
+        )?,
+        retention: within(
+            "delivery.retention",
+            file.delivery.retention,
+            Duration::from_secs(1),
+            RETENTION_MAX,
+        )?,
+        backlog_bytes_max: at_least(
+            "delivery.backlog_max",
+            file.delivery.backlog_max.as_u64(),
+            BACKLOG_BYTES_MIN,
+        )?,
+        wire: wire(&file)?,
+        queue: queue::Config {
+            slots: between("queue.slots", file.queue.slots, 1, queue::SLOTS_MAX)?,
+            shards: usize::from(shards),
+        },
+        shard: shard::Config {
+            batch_max: between("shard.batch_max", file.shard.batch_max, 1, shard::BATCH_MAX)?,
+            batch_bytes_max: between(
+                "shard.batch_bytes_max",
+                usize::try_from(file.shard.batch_bytes_max.as_u64()).unwrap_or(usize::MAX),
+                1,
+                journal::BATCH_BYTES_MAX,
+            )?,
+        },
+        journal,
+        admission: admission::Config {
+            access_keys: tenancy.access_keys,
+            instances: tenancy.instances,
+            nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
+            host_aliases: file.http.host_aliases,
+        },
+        broker: delivery::embedded::Config {
+            listen: file.delivery.embedded.listen,
+            access_keys: tenancy.device_keys,
+            instances: tenancy.device_instances,
+            limits: delivery::embedded::Limits::default(),
+        },
+        data_dir: file.data_dir,
+    })
+}
+
+fn wire(file: &File) -> Result<wire::Config, String> {
+    let http = &file.http;
+    let timeout =
+        |key: &str, given| within(key, given, Duration::from_millis(1), TIMEOUT_MAX);
+    let throttle_status = match file.limits.throttle_status {
+        status @ (400 | 429) => status,
+        other => return Err(format!("limits.throttle_status is {other}; it is 429 or 400")),
+    };
+    Ok(wire::Config {
+        throttle_status,
+        connections_max: between(
+            "http.connections_max",
+            http.connections_max,
+            1,
+            CONNECTIONS_MAX,
+        )?,
+        first_byte: timeout("http.first_byte_timeout", http.first_byte_timeout)?,
+        header: timeout("http.header_timeout", http.header_timeout)?,
+        body: timeout("http.body_timeout", http.body_timeout)?,
+        idle: timeout("http.idle_timeout", http.idle_timeout)?,
+        write: timeout("http.write_timeout", http.write_timeout)?,
+        ..wire::Config::default()
+    })
+}
+
+/// Keys of a later weir, named so that nobody believes that they do something.
+fn refuse_unsupported(file: &File) -> Result<(), String> {
+    let users = file.accounts.iter().any(|account| account.users.is_some());
+    let later = [
+        ("http.tls", file.http.tls.is_some()),
+        ("ops.token", file.ops.token.is_some()),
+        ("limits.replicas", file.limits.replicas.is_some()),
+        ("delivery.mqtt", file.delivery.mqtt.is_some()),
+        ("accounts.users", users),
+    ];
+    if let Some((key, _)) = later.into_iter().find(|(_, given)| *given) {
+        return Err(format!("{key} is not supported yet: remove it"));
+    }
+    match file.delivery.kind.as_str() {
+        "embedded" => Ok(()),
+        "mqtt" => Err("delivery.kind \"mqtt\" is not supported yet: use \"embedded\"".into()),
+        other => Err(format!("delivery.kind is \"{other}\"; it is \"embedded\"")),
+    }
+}
+
+/// Zero means one a core.
+fn shards(configured: u16) -> Result<u16, String> {
+    if configured > 0 {
+        return Ok(configured);
+    }
+    let cores = std::thread::available_parallelism().map_err(|error| {
+        format!("shard.count is 0 and the cores cannot be counted ({error}): set it")
+    })?;
+    Ok(u16::try_from(cores.get()).unwrap_or(u16::MAX))
+}
+
+fn between<T: PartialOrd + std::fmt::Display>(
+    key: &str,
+    given: T,
+    least: T,
+    most: T,
+) -> Result<T, String> {
+    if given < least || given > most {
+        return Err(format!("{key} is {given}; it is {least} to {most}"));
+    }
+    Ok(given)
+}
+
+fn at_least(key: &str, given: u64, least: u64) -> Result<u64, String> {
+    between(key, given, least, u64::MAX)
+}
+
+fn within(key: &str, given: Duration, least: Duration, most: Duration) -> Result<Duration, String> {
+    if given < least || given > most {
+        return Err(format!("{key} is {given:?}; it is {least:?} to {most:?}"));
+    }
+    Ok(given)
+}

@@ -1,0 +1,109 @@
+//! Health, readiness and metrics on a port of their own, bound before anything else.
+//!
+//! Never: take a message, or wait for the stages it reports on.
+
+mod readiness;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+pub use readiness::{Readiness, State};
+
+use crate::metering::{EXPOSITION_TYPE, Registry};
+
+/// Connections served at once; a scraper, a balancer and a few people need far fewer.
+const CONNECTIONS_MAX: usize = 64;
+/// From an accepted connection, or the last answer, to the end of the next request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// After an accept that failed for want of file descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What the port shows.
+#[derive(Clone)]
+pub struct Ops {
+    readiness: Arc<Readiness>,
+    registry: Registry,
+}
+
+impl Ops {
+    /// Shows this readiness and these metrics.
+    #[must_use]
+    pub const fn new(readiness: Arc<Readiness>, registry: Registry) -> Self {
+        Self { readiness, registry }
+    }
+
+    /// Serves until the task is dropped.
+    pub async fn serve(self, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let ops = self.clone();
+                    tokio::spawn(async move {
+                        ops.connection(stream).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "ops: accept failed");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(self, stream: TcpStream) {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let response = self.answer(&request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "ops: connection ended");
+        }
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(405, TEXT, "use GET\n");
+        }
+        match request.uri().path() {
+            "/metrics" => match self.registry.expose() {
+                Ok(metrics) => text(200, EXPOSITION_TYPE, metrics),
+                Err(error) => text(500, TEXT, format!("{error}\n")),
+            },
+            "/healthz" => text(200, TEXT, "ok\n"),
+            "/readyz" => {
+                let state = self.readiness.state();
+                let status = if state == State::Ready { 200 } else { 503 };
+                text(status, TEXT, format!("{state}\n"))
+            }
+            _ => text(404, TEXT, "try /metrics, /healthz or /readyz\n"),
+        }
+    }
+}
+
+fn text(status: u16, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status.try_into().unwrap_or_default();
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}

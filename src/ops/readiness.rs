@@ -1,0 +1,76 @@
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use prometheus::IntGauge;
+
+/// What weir is doing, as `/readyz` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum State {
+    /// The journals are being read; nothing is accepted yet.
+    Recovering = 0,
+    /// Calls are taken.
+    Ready = 1,
+    /// Calls are finished, none should be sent.
+    Draining = 2,
+    /// A sync failed; weir takes nothing more and ends.
+    Poisoned = 3,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Recovering => "recovering",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Poisoned => "poisoned",
+        })
+    }
+}
+
+/// The state, shared; it only ever moves forward.
+pub struct Readiness {
+    state: AtomicU8,
+    gauge: IntGauge,
+}
+
+impl Readiness {
+    /// Starts at [`State::Recovering`]; `gauge` is 1 while ready.
+    #[must_use]
+    pub const fn new(gauge: IntGauge) -> Self {
+        Self { state: AtomicU8::new(State::Recovering as u8), gauge }
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            0 => State::Recovering,
+            1 => State::Ready,
+            2 => State::Draining,
+            _ => State::Poisoned,
+        }
+    }
+
+    /// Moves forward; a state that lies behind changes nothing.
+    pub fn advance(&self, to: State) {
+        self.state.fetch_max(to as u8, Ordering::AcqRel);
+        self.gauge.set(i64::from(self.state() == State::Ready));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_never_moves_back() {
+        let readiness = Readiness::new(IntGauge::new("ready", "ready").unwrap());
+        assert_eq!(readiness.state(), State::Recovering);
+        readiness.advance(State::Ready);
+        assert_eq!((readiness.state(), readiness.gauge.get()), (State::Ready, 1));
+        readiness.advance(State::Poisoned);
+        readiness.advance(State::Draining);
+        assert_eq!((readiness.state(), readiness.gauge.get()), (State::Poisoned, 0));
+    }
+}
