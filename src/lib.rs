@@ -10,7 +10,6 @@
 //! ```
 
 pub mod clock;
-pub mod journal;
 pub mod message;
 pub mod metering;
 

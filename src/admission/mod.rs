@@ -58,8 +58,8 @@ pub struct Sources {
     pub clock: Arc<dyn Clock>,
     /// The key of all nonce fingerprints, from the data directory.
     pub fingerprints: FingerprintKey,
-    /// Random bits of this process, part of every MsgId.
-    pub process: u64,
+    /// Random bits of this process; 40 of them are part of every MsgId.
+    pub process: u128,
 }
 
 /// The gate.
@@ -68,7 +68,7 @@ pub struct Admission {
     host_aliases: Vec<String>,
     fingerprints: FingerprintKey,
     clock: Arc<dyn Clock>,
-    process: u64,
+    process: u128,
     admitted: AtomicU64,
 }
 
@@ -248,9 +248,8 @@ impl Admission {
     fn next_id(&self, now: UnixMillis) -> MessageId {
         const LOW_40: u128 = (1 << 40) - 1;
         let count = self.admitted.fetch_add(1, Ordering::Relaxed);
-        let (time, process, count) =
-            (u128::from(now.0), u128::from(self.process), u128::from(count));
-        MessageId::from_u128(time << 80 | (process & LOW_40) << 40 | count & LOW_40)
+        let (time, count) = (u128::from(now.0), u128::from(count));
+        MessageId::from_u128(time << 80 | (self.process & LOW_40) << 40 | count & LOW_40)
     }
 }
 

@@ -9,8 +9,7 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 
 use crate::admission::{
-    ACTION, Algorithm, Parameter, Parameters, SendMessage, VERSION, Verb, format_timestamp,
-    sign_v3,
+    ACTION, Algorithm, Parameter, Parameters, SendMessage, VERSION, Verb, format_timestamp, sign_v3,
 };
 use crate::clock::{Clock, SystemClock};
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::admission::{Parameter, Verb, format_timestamp, sign_v1};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::delivery::embedded::device_password;
+use crate::delivery::embedded::{Secret, device_password};
 use crate::pipeline::Addresses;
 
 use super::{Failure, client};
@@ -98,7 +98,7 @@ impl Demo {
     /// What a newcomer pastes: ways to subscribe, and ways to send.
     pub(super) fn greeting(&self, at: Addresses) -> Result<String, Failure> {
         let Addresses { http, devices, ops } = at;
-        let password = device_password(CLIENT_ID, &self.secret);
+        let password = device_password(CLIENT_ID, &Secret::new(self.secret.clone()));
         let url = self.signed_url(at)?;
         let Self { access_key_id, secret, instance, topic } = self;
         let program = std::env::args().next().unwrap_or_else(|| "weir".to_owned());

@@ -19,8 +19,7 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, ConfigError};
 
 /// Version and commit, as `--version` and `weir_build_info` show them.
-pub(crate) const VERSION: &str =
-    concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEIR_COMMIT"), ")");
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEIR_COMMIT"), ")");
 
 const EXIT_CONFIG: u8 = 78;
 

@@ -86,10 +86,8 @@ fn identity(arguments: &Arguments) -> Result<(Signer, String, String), Failure> 
         Sign::Sha256 => Algorithm::Sha256,
         Sign::Sm3 => Algorithm::Sm3,
     };
-    let given = (
-        variable("ALIBABA_CLOUD_ACCESS_KEY_ID"),
-        variable("ALIBABA_CLOUD_ACCESS_KEY_SECRET"),
-    );
+    let given =
+        (variable("ALIBABA_CLOUD_ACCESS_KEY_ID"), variable("ALIBABA_CLOUD_ACCESS_KEY_SECRET"));
     if let (Some(access_key_id), Some(secret)) = given {
         let need = |value: &Option<String>, option: &str| {
             value.clone().ok_or_else(|| Failure::Failed(format!("{option} is needed")))

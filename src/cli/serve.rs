@@ -31,7 +31,7 @@ pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
             started = pipeline::start(config, clock, Arc::clone(&report) as Arc<dyn Report>) => {
                 started.map_err(|error| Failure::Failed(error.to_string()))?
             }
-            _ = stop.wait_for(|stop| *stop > Stop::Run) => return Ok(Ended::Drained),
+            _ = stop.wait_for(|stop| *stop > Stop::Run) => return Ok::<_, Failure>(Ended::Drained),
         };
         report.finish();
         let at = running.addresses;

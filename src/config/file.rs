@@ -60,6 +60,8 @@ pub(super) struct Http {
     pub(super) idle_timeout: Duration,
     #[serde(deserialize_with = "duration")]
     pub(super) write_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) drain_timeout: Duration,
 }
 
 impl Default for Http {
@@ -75,6 +77,7 @@ impl Default for Http {
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
         }
     }
 }

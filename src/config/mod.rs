@@ -15,12 +15,8 @@ use file::File;
 
 /// A full drain notice; longer than any balancer's probe needs.
 const DRAIN_NOTICE_MAX: Duration = Duration::from_secs(60);
-/// Longest of the connection deadlines.
-const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 /// Longest a message may wait for the broker.
 const RETENTION_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
-/// Most connections of the data port; a process' file descriptors end somewhere below.
-const CONNECTIONS_MAX: usize = 1_000_000;
 /// Smallest backlog cap: one segment a shard would not fit below it.
 const BACKLOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
@@ -161,26 +157,28 @@ fn check(file: File) -> Result<Config, String> {
 
 fn wire(file: &File) -> Result<wire::Config, String> {
     let http = &file.http;
-    let timeout =
-        |key: &str, given| within(key, given, Duration::from_millis(1), TIMEOUT_MAX);
-    let throttle_status = match file.limits.throttle_status {
-        status @ (400 | 429) => status,
-        other => return Err(format!("limits.throttle_status is {other}; it is 429 or 400")),
-    };
+    let (least, most) = wire::DEADLINE_BOUNDS;
+    let deadline = |key: &str, given| within(key, given, least, most);
     Ok(wire::Config {
-        throttle_status,
         connections_max: between(
             "http.connections_max",
             http.connections_max,
             1,
-            CONNECTIONS_MAX,
+            wire::CONNECTIONS_MAX,
         )?,
-        first_byte: timeout("http.first_byte_timeout", http.first_byte_timeout)?,
-        header: timeout("http.header_timeout", http.header_timeout)?,
-        body: timeout("http.body_timeout", http.body_timeout)?,
-        idle: timeout("http.idle_timeout", http.idle_timeout)?,
-        write: timeout("http.write_timeout", http.write_timeout)?,
-        ..wire::Config::default()
+        deadlines: wire::Deadlines {
+            first_byte: deadline("http.first_byte_timeout", http.first_byte_timeout)?,
+            header: deadline("http.header_timeout", http.header_timeout)?,
+            body: deadline("http.body_timeout", http.body_timeout)?,
+            idle: deadline("http.idle_timeout", http.idle_timeout)?,
+            write: deadline("http.write_timeout", http.write_timeout)?,
+        },
+        drain: deadline("http.drain_timeout", http.drain_timeout)?,
+        throttle_status: match file.limits.throttle_status {
+            429 => wire::ThrottleStatus::TooManyRequests,
+            400 => wire::ThrottleStatus::BadRequest,
+            other => return Err(format!("limits.throttle_status is {other}; it is 429 or 400")),
+        },
     })
 }
 

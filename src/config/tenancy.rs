@@ -81,11 +81,7 @@ fn access_key(tenancy: &mut Tenancy, account: &str, key: &file::AccessKey) -> Re
     Ok(())
 }
 
-fn instance(
-    tenancy: &mut Tenancy,
-    file: &File,
-    configured: &file::Instance,
-) -> Result<(), String> {
+fn instance(tenancy: &mut Tenancy, file: &File, configured: &file::Instance) -> Result<(), String> {
     let id = InstanceId::parse(&configured.id)
         .map_err(|error| format!("instances.id \"{}\": {error}", configured.id.escape_debug()))?;
     if tenancy.instances.iter().any(|known| known.id == id) {
@@ -103,7 +99,10 @@ fn instance(
             .ok_or_else(|| format!("{key} for {id} is {given}; it is 1 to {TOKENS_MAX}"))
     };
     let rate = Rate {
-        qps: tokens("limits.instance_qps or qps", configured.qps.unwrap_or(file.limits.instance_qps))?,
+        qps: tokens(
+            "limits.instance_qps or qps",
+            configured.qps.unwrap_or(file.limits.instance_qps),
+        )?,
         burst: tokens("limits.burst or burst", configured.burst.unwrap_or(file.limits.burst))?,
     };
     let mut devices = vec![];
@@ -183,9 +182,7 @@ impl Source<'_> {
                 .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
                 .map_err(|error| format!("{key}: {name}_file {}: {error}", path.display()))?,
             _ => {
-                return Err(format!(
-                    "{key}: give one of {name}, {name}_env and {name}_file"
-                ));
+                return Err(format!("{key}: give one of {name}, {name}_env and {name}_file"));
             }
         };
         if secret.is_empty() {

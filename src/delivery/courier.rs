@@ -5,7 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::clock::{Clock, UnixMillis};
-use crate::journal::{Follower, Journaled, JournalError, Sequence, Stream, StreamId};
+use crate::journal::{Follower, JournalError, Journaled, Sequence, Stream, StreamId};
 use crate::message::MessageId;
 use crate::metering::DeliveryMetrics;
 

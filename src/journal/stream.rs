@@ -115,6 +115,18 @@ impl Stream {
         Ok(())
     }
 
+    /// Bytes of the segments that hold records from `from` on, whole segments counted; 0 at the
+    /// tail.
+    #[must_use]
+    pub fn bytes_from(&self, from: Sequence) -> u64 {
+        if from >= self.tail() {
+            return 0;
+        }
+        let index = self.index.lock();
+        let holding = index.partition_point(|entry| entry.first <= from).saturating_sub(1);
+        index.iter().skip(holding).map(|entry| entry.end).sum()
+    }
+
     /// A reader of every record from `from` on.
     #[must_use]
     pub fn follow(self: &Arc<Self>, from: Sequence) -> Follower {

@@ -7,6 +7,6 @@ mod clerk;
 mod fold;
 mod store;
 
-pub use clerk::{Clerk, ClerkHandle, Covered};
+pub use clerk::{Clerk, ClerkHandle, Covered, FollowError};
 pub use fold::Fold;
 pub use store::{Ledger, LedgerError};

@@ -136,9 +136,8 @@ impl Ledger {
     pub fn totals(&self) -> Result<Vec<(InstanceId, u64)>, LedgerError> {
         let read = || {
             let mut statement = self.connection.prepare("SELECT instance, count FROM total")?;
-            let rows = statement.query_map([], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
-            })?;
+            let rows = statement
+                .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
             rows.collect::<Result<Vec<_>, _>>()
         };
         let rows = self.tried(read())?;
@@ -183,7 +182,8 @@ fn write(transaction: &Transaction<'_>, fold: &Fold) -> rusqlite::Result<()> {
         total.execute(params![instance.as_str(), count])?;
         newest = newest.max(*at);
     }
-    let mut watermark = transaction.prepare_cached("INSERT OR REPLACE INTO watermark VALUES (?, ?, ?)")?;
+    let mut watermark =
+        transaction.prepare_cached("INSERT OR REPLACE INTO watermark VALUES (?, ?, ?)")?;
     for (stream, next) in fold.watermarks() {
         watermark.execute(params![stream.generation, stream.shard, next.0])?;
     }

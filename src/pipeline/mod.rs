@@ -113,7 +113,7 @@ impl Meters {
         let instances: Vec<InstanceId> =
             config.admission.instances.iter().map(|instance| instance.id.clone()).collect();
         Ok(Self {
-            wire: WireMetrics::new(&registry, wire::CODES)?,
+            wire: WireMetrics::new(&registry, &wire::CODES)?,
             admission: AdmissionMetrics::new(&registry, &instances)?,
             queue: QueueMetrics::new(&registry, config.queue.shards)?,
             journal: JournalMetrics::new(&registry)?,
@@ -405,9 +405,9 @@ fn in_dir<T>(
     open(&path).map_err(|source| StartError::File { path: path.display().to_string(), source })
 }
 
-fn random<T: From<u64>>() -> Result<T, StartError> {
-    let mut bytes = [0; 8];
+fn random() -> Result<u128, StartError> {
+    let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
         .map_err(|error| StartError::Threads(format!("no random source: {error}")))?;
-    Ok(u64::from_le_bytes(bytes).into())
+    Ok(u128::from_le_bytes(bytes))
 }

@@ -73,7 +73,7 @@ impl Recovery {
         tracing::info!(
             records = opened.recovered.records,
             bytes = opened.recovered.bytes,
-            millis = self.clock.now().duration_since(began).as_millis(),
+            seconds = self.clock.now().duration_since(began).as_secs_f64(),
             "journal recovered"
         );
         Ok((opened, ledger))

@@ -48,12 +48,7 @@ pub struct Shard {
 impl Shard {
     /// Joins a ring and a journal.
     #[must_use]
-    pub fn new(
-        config: Config,
-        intake: Intake,
-        writer: Writer,
-        billing: Billing,
-    ) -> Self {
+    pub fn new(config: Config, intake: Intake, writer: Writer, billing: Billing) -> Self {
         Self {
             config,
             intake,
