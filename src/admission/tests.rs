@@ -50,8 +50,11 @@ fn gate(burst: u32, nonces_max: usize) -> Gate {
     Gate { admission: Admission::new(config, sources, &metrics), clock, metrics }
 }
 
+/// A parameter to change or add, or (`None`) to leave out.
+type Change<'c> = (&'static str, Option<&'c str>);
+
 /// A V1 call with these parameters changed, added, or (`None`) left out.
-fn parameters(changes: &[(&'static str, Option<&str>)]) -> Vec<Parameter<'static>> {
+fn parameters(changes: &[Change<'_>]) -> Vec<Parameter<'static>> {
     let mut all = vec![
         ("Action", "SendMessage"),
         ("Version", "2020-04-20"),
@@ -73,7 +76,7 @@ fn parameters(changes: &[(&'static str, Option<&str>)]) -> Vec<Parameter<'static
 }
 
 impl Gate {
-    fn examine(&self, changes: &[(&'static str, Option<&str>)]) -> Result<Examined, Refused> {
+    fn examine(&self, changes: &[Change<'_>]) -> Result<Examined, Refused> {
         let mut query = parameters(changes);
         let signature = sign_v1("secret", Verb::Post, &query);
         query.push(("Signature".into(), signature.into()));
@@ -87,7 +90,7 @@ impl Gate {
         self.admission.examine(&call)
     }
 
-    fn refusal(&self, changes: &[(&'static str, Option<&str>)]) -> Refusal {
+    fn refusal(&self, changes: &[Change<'_>]) -> Refusal {
         self.examine(changes).unwrap_err().refusal
     }
 }
@@ -108,7 +111,7 @@ fn a_signed_call_is_admitted_with_its_payload_decoded() {
 fn each_refusal_names_what_is_wrong_and_takes_nothing() {
     let gate = gate(100, 10);
     let missing = |parameter| Refusal::MissingCommon { parameter, named: parameter };
-    let cases: Vec<(&[(&'static str, Option<&str>)], Refusal)> = vec![
+    let cases: Vec<(&[Change<'_>], Refusal)> = vec![
         (&[("Action", Some("ListGroupId"))], Refusal::ApiNotSupported),
         (&[("Version", Some("2019-12-11"))], Refusal::ApiNotSupported),
         (&[("Action", None)], missing("Action")),

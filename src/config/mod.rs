@@ -213,7 +213,7 @@ fn shards(configured: u16) -> Result<u16, String> {
     Ok(u16::try_from(cores.get()).unwrap_or(u16::MAX))
 }
 
-fn between<T: PartialOrd + std::fmt::Display>(
+fn between<T: Copy + PartialOrd + std::fmt::Display>(
     key: &str,
     given: T,
     least: T,
@@ -235,3 +235,6 @@ fn within(key: &str, given: Duration, least: Duration, most: Duration) -> Result
     }
     Ok(given)
 }
+
+#[cfg(test)]
+mod tests;

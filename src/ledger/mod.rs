@@ -10,3 +10,6 @@ mod store;
 pub use clerk::{Clerk, ClerkHandle, Covered, FollowError};
 pub use fold::Fold;
 pub use store::{Ledger, LedgerError};
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,7 @@ impl Queue {
         self.reserve_in(shard_of(examined.instance(), examined.topic(), self.rings.len()))
     }
 
-    fn reserve_in(&self, shard: usize) -> Result<Slot<'_>, Full> {
+    pub(crate) fn reserve_in(&self, shard: usize) -> Result<Slot<'_>, Full> {
         if self.gate.closed.load(Ordering::Acquire) {
             return Err(Full::Closed);
         }

@@ -142,3 +142,6 @@ impl Shard {
         self.tickets.drain(..).for_each(|ticket| ticket.fail(why));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use super::*;
+
+const GOOD: &str = r#"
+data_dir = "somewhere"
+[http]
+listen = "127.0.0.1:0"
+drain_notice = "0s"
+host_aliases = ["mqtt.example.com"]
+[limits]
+instance_qps = 500
+burst = 50
+throttle_status = 400
+[queue]
+slots = 16
+[shard]
+count = 3
+batch_max = 7
+batch_bytes_max = "1 MiB"
+[journal]
+segment_bytes = "8 MiB"
+[delivery]
+retention = "1h"
+backlog_max = "1 GiB"
+[[accounts]]
+id = "1"
+[[accounts.access_keys]]
+id = "LTAI1"
+secret = "s"
+[[instances]]
+id = "post-cn-1"
+account = "1"
+topics = ["TopicA", "TopicB"]
+qps = 10
+payload = "verbatim"
+[[instances.devices]]
+name = "lamp"
+password = "p"
+"#;
+
+fn refused(text: &str) -> String {
+    let error = Config::parse("weir.toml", text).unwrap_err().to_string();
+    assert!(!error.contains('\n'), "one line: {error}");
+    error
+}
+
+#[test]
+fn every_key_reaches_its_stage() {
+    let config = Config::parse("weir.toml", GOOD).unwrap();
+    assert_eq!(config.data_dir, Path::new("somewhere"));
+    assert_eq!(config.drain_notice, Duration::ZERO);
+    assert_eq!(config.retention, Duration::from_secs(3_600));
+    assert_eq!(config.backlog_bytes_max, 1 << 30);
+    assert_eq!(config.wire.throttle_status, wire::ThrottleStatus::BadRequest);
+    assert_eq!(config.admission.host_aliases, ["mqtt.example.com"]);
+    assert_eq!((config.queue.slots, config.queue.shards), (16, 3));
+    assert_eq!((config.shard.batch_max, config.shard.batch_bytes_max), (7, 1 << 20));
+    assert_eq!((config.journal.shards, config.journal.segment_bytes), (3, 8 << 20));
+    let instance = &config.admission.instances[0];
+    assert_eq!((instance.rate.qps.get(), instance.rate.burst.get()), (10, 50));
+    assert_eq!(instance.payload, admission::PayloadCoding::Verbatim);
+    assert_eq!(instance.topics, ["TopicA", "TopicB"]);
+    assert_eq!(config.broker.instances[0].devices[0].name, "lamp");
+}
+
+#[test]
+fn a_bad_key_is_refused_by_name_with_the_fix() {
+    let cases = [
+        ("count = 3", "count = 300", "shard.count is 300"),
+        ("slots = 16", "slots = 0", "queue.slots is 0; it is 1 to 1048576"),
+        ("throttle_status = 400", "throttle_status = 503", "limits.throttle_status is 503"),
+        ("drain_notice = \"0s\"", "drain_notice = \"2m\"", "http.drain_notice is 120s"),
+        ("drain_notice = \"0s\"", "drain_notice = \"soon\"", "write a duration like"),
+        ("batch_bytes_max = \"1 MiB\"", "batch_bytes_max = \"1 GiB\"", "shard.batch_bytes_max"),
+        ("segment_bytes = \"8 MiB\"", "segment_bytes = \"1 MiB\"", "1048576"),
+        ("qps = 10", "qps = 0", "qps for post-cn-1 is 0; it is 1 to 1000000"),
+        ("account = \"1\"\ntopics", "account = \"2\"\ntopics", "which no [[accounts]] has"),
+        ("id = \"post-cn-1\"", "id = \"post/cn\"", "instances.id \"post/cn\""),
+        ("\"TopicB\"", "\"a/b\"", "subtopics need no entry"),
+        ("secret = \"s\"", "secret = \"\"", "the secret is empty"),
+        ("secret = \"s\"", "secret_env = \"WEIR_NO_SUCH_VARIABLE\"", "WEIR_NO_SUCH_VARIABLE"),
+        ("secret = \"s\"", "", "give one of secret, secret_env and secret_file"),
+        ("slots = 16", "slot = 16", "unknown field `slot`"),
+    ];
+    for (good, bad, said) in cases {
+        assert!(GOOD.contains(good), "{good}");
+        let error = refused(&GOOD.replacen(good, bad, 1));
+        assert!(error.contains(said) && error.starts_with("weir.toml"), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn a_syntax_error_names_its_line() {
+    assert!(refused("data_dir = \n").starts_with("weir.toml line 1"));
+}
+
+#[test]
+fn what_is_not_supported_yet_is_refused_and_not_ignored() {
+    let cases = [
+        ("[http]", "[http]\ntls = { cert = \"c\", key = \"k\" }", "http.tls"),
+        ("[limits]", "[ops]\ntoken = \"t\"\n[limits]", "ops.token"),
+        ("[limits]", "[limits]\nreplicas = 2", "limits.replicas"),
+        ("[delivery]", "[delivery.mqtt]\nurl = \"mqtt://x\"\n[delivery]", "delivery.mqtt"),
+        ("[delivery]", "[delivery]\nkind = \"mqtt\"", "delivery.kind"),
+        ("[[instances]]", "[[accounts.users]]\nname = \"u\"\n[[instances]]", "accounts.users"),
+    ];
+    for (at, with, key) in cases {
+        let error = refused(&GOOD.replacen(at, with, 1));
+        assert!(error.contains(key) && error.contains("not supported yet"), "{error}");
+    }
+}
+
+#[test]
+fn no_secret_shows_in_the_debug_form() {
+    let text = GOOD.replace("\"s\"", "\"hush-hush\"").replace("\"p\"", "\"hush-hush\"");
+    let config = Config::parse("weir.toml", &text).unwrap();
+    assert!(!format!("{config:?}").contains("hush-hush"));
+}
