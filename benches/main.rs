@@ -1,0 +1,20 @@
+//! What each stage costs on this machine. `cargo bench -- admission` runs one of them.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot run should stop")]
+
+mod admission;
+mod end_to_end;
+mod journal;
+mod queue;
+mod support;
+
+use criterion::{criterion_group, criterion_main};
+
+criterion_group!(
+    benches,
+    admission::admit,
+    queue::round_trip,
+    journal::turn,
+    end_to_end::end_to_end
+);
+criterion_main!(benches);
