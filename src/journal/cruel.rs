@@ -376,7 +376,8 @@ impl StorageFile for CruelFile {
         let at = usize::try_from(offset).unwrap();
         let called = state.call(Call::Write, &self.path, at ^ bytes.len() << 32);
         // A write that fails may have written any part of it.
-        let part = if called.is_ok() { bytes.len() } else { state.dice.below(bytes.len() + 1) };
+        let whole = called.is_ok() || state.dice.one_in(3);
+        let part = if whole { bytes.len() } else { state.dice.below(bytes.len() + 1) };
         let file = &mut state.files[self.file];
         place(&mut file.cached, at, &bytes[..part]);
         file.unsynced.push((at, bytes[..part].to_vec()));
@@ -398,13 +399,15 @@ impl StorageFile for CruelFile {
         let called = state.call(Call::Sync, &self.path, 0);
         let mut dice = state.dice.clone();
         let file = &mut state.files[self.file];
-        let durable = if called.is_ok() {
-            file.cached.clone()
+        if called.is_ok() {
+            for (at, bytes) in &file.unsynced {
+                place(&mut file.durable, *at, bytes);
+            }
         } else {
-            // As Linux does it: the pages are clean now, whether or not the disk has them.
-            file.after(&mut dice).cached
-        };
-        file.durable = durable;
+            // As Linux does it: the pages are clean from now on, whether or not the disk has them,
+            // and a later sync leaves them out.
+            file.durable = file.after(&mut dice).cached;
+        }
         file.unsynced.clear();
         called
     }
