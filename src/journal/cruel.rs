@@ -8,35 +8,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::dice::Dice;
 use super::storage::{Storage, StorageFile};
 
 const SECTOR_BYTES: usize = 512;
-
-/// Repeatable randomness (splitmix64).
-#[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^ (bits >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.roll() % bound.max(1) as u64).unwrap()
-    }
-
-    pub(crate) fn one_in(&mut self, bound: usize) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 /// What a fault can hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -270,10 +245,6 @@ fn place(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     content[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-fn in_dir<'a>(names: &'a Names, dir: &'a Path) -> impl Iterator<Item = (&'a PathBuf, &'a usize)> {
-    names.iter().filter(move |(name, _)| name.parent() == Some(dir))
-}
-
 struct CruelFile {
     disk: CruelDisk,
     path: PathBuf,
@@ -337,12 +308,11 @@ impl Storage for CruelDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         state.durable_names.retain(|name, _| name.parent() != Some(dir));
-        let synced: Vec<_> = in_dir(&state.names, dir).map(|(n, f)| (n.clone(), *f)).collect();
-        state.durable_names.extend(synced);
         state.durable_dirs.retain(|inner| inner.parent() != Some(dir));
-        let inner = state.dirs.iter().filter(|inner| inner.parent() == Some(dir)).cloned();
-        let inner: Vec<_> = inner.collect();
-        state.durable_dirs.extend(inner);
+        let State { names, dirs, durable_names, durable_dirs, .. } = &mut *state;
+        let files = names.iter().filter(|(name, _)| name.parent() == Some(dir));
+        durable_names.extend(files.map(|(name, file)| (name.clone(), *file)));
+        durable_dirs.extend(dirs.iter().filter(|inner| inner.parent() == Some(dir)).cloned());
         Ok(())
     }
 
@@ -376,7 +346,8 @@ impl StorageFile for CruelFile {
         let at = usize::try_from(offset).unwrap();
         let called = state.call(Call::Write, &self.path, at ^ bytes.len() << 32);
         // A write that fails may have written any part of it.
-        let part = if called.is_ok() { bytes.len() } else { state.dice.below(bytes.len() + 1) };
+        let whole = called.is_ok() || state.dice.one_in(3);
+        let part = if whole { bytes.len() } else { state.dice.below(bytes.len() + 1) };
         let file = &mut state.files[self.file];
         place(&mut file.cached, at, &bytes[..part]);
         file.unsynced.push((at, bytes[..part].to_vec()));
@@ -398,13 +369,15 @@ impl StorageFile for CruelFile {
         let called = state.call(Call::Sync, &self.path, 0);
         let mut dice = state.dice.clone();
         let file = &mut state.files[self.file];
-        let durable = if called.is_ok() {
-            file.cached.clone()
+        if called.is_ok() {
+            for (at, bytes) in &file.unsynced {
+                place(&mut file.durable, *at, bytes);
+            }
         } else {
-            // As Linux does it: the pages are clean now, whether or not the disk has them.
-            file.after(&mut dice).cached
-        };
-        file.durable = durable;
+            // As Linux does it: the pages are clean from now on, whether or not the disk has them,
+            // and a later sync leaves them out.
+            file.durable = file.after(&mut dice).cached;
+        }
         file.unsynced.clear();
         called
     }

@@ -101,12 +101,12 @@ impl Keeper {
             self.save_nonces(stream, &entry)?;
             let path = segment::file_path(stream.dir(), entry.number, Kind::Segment);
             storage.remove(&path).map_err(JournalError::io("remove", &path))?;
+            stream.drop_oldest();
+            self.environment.metrics.bytes.sub(gauge(entry.size));
             if let Err(error) = storage.sync_dir(stream.dir()) {
                 self.blocked.lock().insert(stream.id());
                 return Err(JournalError::io("sync", stream.dir())(error));
             }
-            stream.drop_oldest();
-            self.environment.metrics.bytes.sub(gauge(entry.size));
         }
         Ok(())
     }

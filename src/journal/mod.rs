@@ -34,6 +34,8 @@ mod writer;
 #[cfg(test)]
 mod cruel;
 #[cfg(test)]
+mod dice;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod testing;

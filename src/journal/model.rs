@@ -2,7 +2,8 @@
 
 use std::io::ErrorKind;
 
-use super::cruel::{Call, Dice};
+use super::cruel::Call;
+use super::dice::Dice;
 use super::testing::*;
 use super::*;
 
@@ -40,73 +41,105 @@ impl Model {
     }
 }
 
-fn run(seed: u64) -> (u64, u64) {
-    let mut dice = Dice::new(seed);
-    let mut rig = Rig::new(seed, 1);
-    let mut model = Model::default();
-    let (mut opened, _) = rig.open();
-    let mut follower = opened.writers[0].stream().follow(Sequence::FIRST);
-    let mut next_id = 0;
-    for step in 0..STEPS {
-        match dice.below(10) {
-            0..6 => {
-                let batch: Vec<_> = (next_id..next_id + 1 + dice.roll() % 8).collect();
-                next_id += batch.len() as u64;
-                if dice.one_in(6) {
-                    let call = [Call::Write, Call::Sync, Call::SyncDir, Call::Create];
-                    let kind =
-                        if dice.one_in(2) { ErrorKind::StorageFull } else { ErrorKind::Other };
-                    rig.disk.fail(Some(call[dice.below(call.len())]), dice.below(3), kind);
-                }
-                let payload_bytes = dice.below(200);
-                match opened.writers[0].append(admitted(batch.iter().copied(), payload_bytes)) {
-                    Ok(journaled) => {
-                        assert_eq!(ids(&journaled), batch, "seed {seed} step {step}");
-                        assert_eq!(journaled.first().0, model.acknowledged.len() as u64 + 1);
-                        model.acknowledged.extend(&batch);
-                        opened.writers[0].hand_on(&journaled);
-                    }
-                    Err(AppendError::Poisoned { .. }) if model.unknown.is_empty() => {
-                        model.unknown = batch;
-                    }
-                    Err(_) => model.refused.extend(&batch),
-                }
-                rig.disk.heal();
-            }
-            6 => {
-                let before = 1 + dice.below(model.acknowledged.len() + 1) as u64;
-                model.trimmed = model.trimmed.max(before);
-                if dice.one_in(4) {
-                    rig.disk.fail(None, dice.below(8), ErrorKind::Other);
-                }
-                opened.writers[0].stream().trim(Sequence(before));
-                rig.disk.heal();
-            }
-            7 => opened.journal.work(),
-            8 => {
-                let position = follower.position();
-                if !follower.caught_up() && position >= opened.writers[0].stream().first() {
-                    let batch = follower.next_blocking().unwrap().unwrap();
-                    let at = usize::try_from(position.0 - 1).unwrap();
-                    assert!(model.acknowledged[at..].starts_with(&ids(&batch)), "seed {seed}");
-                }
-            }
-            _ => {
-                drop(opened);
-                if dice.one_in(3) {
-                    rig.config.segment_bytes = SEGMENT_BYTES + 8 * dice.below(512) as u64;
-                }
-                if dice.one_in(2) {
-                    rig.crash();
-                }
-                let (reopened, seen) = rig.open();
-                opened = reopened;
-                model.compare(seed, step, seen.records.get(&stream(1, 0)).map_or(&[], |r| r));
-                follower = opened.writers[0].stream().follow(opened.writers[0].stream().first());
+struct Run {
+    seed: u64,
+    step: usize,
+    dice: Dice,
+    rig: Rig,
+    model: Model,
+    opened: Opened,
+    follower: Follower,
+    next_id: u64,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let rig = Rig::new(seed, 1);
+        let (opened, _) = rig.open();
+        let follower = opened.writers[0].stream().follow(Sequence::FIRST);
+        let (dice, model) = (Dice::new(seed), Model::default());
+        Self { seed, step: 0, dice, rig, model, opened, follower, next_id: 0 }
+    }
+
+    fn run(mut self) -> (u64, u64) {
+        for step in 0..STEPS {
+            self.step = step;
+            match self.dice.below(10) {
+                0..6 => self.append(),
+                6 => self.trim(),
+                7 => self.opened.journal.work(),
+                8 => self.follow(),
+                _ => self = self.reopen(),
             }
         }
+        self.rig.disk.trace()
     }
-    rig.disk.trace()
+
+    fn append(&mut self) {
+        let batch: Vec<_> = (self.next_id..=self.next_id + self.dice.roll() % 8).collect();
+        self.next_id += batch.len() as u64;
+        if self.dice.one_in(6) {
+            let calls = [Call::Write, Call::Sync, Call::SyncDir, Call::Create];
+            let kinds = [ErrorKind::StorageFull, ErrorKind::Other];
+            let (call, kind) = (calls[self.dice.below(4)], kinds[self.dice.below(2)]);
+            self.rig.disk.fail(Some(call), self.dice.below(3), kind);
+        }
+        let writer = &mut self.opened.writers[0];
+        let was_poisoned = writer.stream().is_poisoned();
+        match writer.append(admitted(batch.iter().copied(), self.dice.below(200))) {
+            Ok(journaled) => {
+                assert!(!was_poisoned, "seed {} step {}", self.seed, self.step);
+                assert_eq!(ids(&journaled), batch, "seed {} step {}", self.seed, self.step);
+                assert_eq!(journaled.first().0, self.model.acknowledged.len() as u64 + 1);
+                self.model.acknowledged.extend(&batch);
+                writer.hand_on(&journaled);
+            }
+            Err(AppendError::Poisoned { .. }) if !was_poisoned => self.model.unknown = batch,
+            Err(_) => self.model.refused.extend(&batch),
+        }
+        self.rig.disk.heal();
+    }
+
+    fn trim(&mut self) {
+        let before = 1 + self.dice.below(self.model.acknowledged.len() + 1) as u64;
+        self.model.trimmed = self.model.trimmed.max(before);
+        if self.dice.one_in(4) {
+            self.rig.disk.fail(None, self.dice.below(8), ErrorKind::Other);
+        }
+        self.opened.writers[0].stream().trim(Sequence(before));
+        self.rig.disk.heal();
+    }
+
+    fn follow(&mut self) {
+        let position = self.follower.position();
+        if !self.follower.caught_up() && position >= self.opened.writers[0].stream().first() {
+            let batch = self.follower.next_blocking().unwrap().unwrap();
+            let at = usize::try_from(position.0 - 1).unwrap();
+            let expected = &self.model.acknowledged[at..];
+            assert!(expected.starts_with(&ids(&batch)), "seed {} step {}", self.seed, self.step);
+        }
+    }
+
+    /// The process ends; then perhaps power goes, perhaps segments have another size from now on.
+    fn reopen(self) -> Self {
+        let Self { seed, step, mut dice, mut rig, mut model, opened, next_id, .. } = self;
+        drop(opened);
+        if dice.one_in(3) {
+            rig.config.segment_bytes = SEGMENT_BYTES + 8 * dice.below(512) as u64;
+        }
+        if dice.one_in(2) {
+            rig.crash();
+        }
+        let (opened, seen) = rig.open();
+        model.compare(seed, step, seen.records.get(&stream(1, 0)).map_or(&[], Vec::as_slice));
+        let follower = opened.writers[0].stream();
+        let follower = follower.follow(follower.first());
+        Self { seed, step, dice, rig, model, opened, follower, next_id }
+    }
+}
+
+fn run(seed: u64) -> (u64, u64) {
+    Run::new(seed).run()
 }
 
 #[test]

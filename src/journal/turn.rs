@@ -12,9 +12,9 @@
 //!   32+b       zeros up to a multiple of 8
 //! ```
 //!
-//! The salt never leaves the disk, so no payload can hold something that scans as a turn. The header
-//! has a checksum of its own, so that a search for turns costs one look a position however payloads
-//! were crafted.
+//! The salt never leaves the disk, so no payload can hold something that scans as a turn. The
+//! header has a checksum of its own, so that a search for turns costs one look a position however
+//! payloads were crafted.
 
 use super::record::RECORD_BYTES_MAX;
 
@@ -160,7 +160,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_was_sealed_is_read_back(
-            body in prop::collection::vec(any::<u8>(), 0..500), first in 1_u64.., records in 1_u32..,
+            body in prop::collection::vec(any::<u8>(), 0..500),
+            first in 1_u64..,
+            records in 1_u32..,
         ) {
             let turn = sealed(&body, first, records);
             let header = decode_header(&turn, SALT).unwrap();
