@@ -219,7 +219,7 @@ pub async fn start(
         data_dir,
         clock: Arc::clone(&clock),
         admission: Arc::clone(&admission),
-        queue: queue.clone(),
+        backlog_gate: queue.backlog_gate(),
         backlog_bytes_max: config.backlog_bytes_max,
         cursors,
         progress,

@@ -12,7 +12,7 @@ use crate::delivery::{Cursors, Progress};
 use crate::ledger::Covered;
 use crate::metering::{DeliveryMetrics, LedgerMetrics, ProcessMetrics};
 use crate::ops::{Readiness, State};
-use crate::queue::Queue;
+use crate::queue::BacklogGate;
 
 /// How often gauges are set and poison is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -26,7 +26,7 @@ pub(super) struct Upkeep {
     pub(super) data_dir: PathBuf,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) admission: Arc<Admission>,
-    pub(super) queue: Queue,
+    pub(super) backlog_gate: BacklogGate,
     pub(super) backlog_bytes_max: u64,
     pub(super) cursors: Cursors,
     pub(super) progress: Vec<Arc<Progress>>,
@@ -83,7 +83,7 @@ impl Upkeep {
         self.delivery.oldest.set(oldest.map_or(0.0, |at| now.since(at).as_secs_f64()));
         self.ledger.lag.set(gauge(self.covered.lag()));
         let waiting: u64 = self.progress.iter().map(|progress| progress.backlog_bytes()).sum();
-        self.queue.set_backlog_full(waiting > self.backlog_bytes_max);
+        self.backlog_gate.set_full(waiting > self.backlog_bytes_max);
         if let Ok(disk) = rustix::fs::statvfs(&self.data_dir) {
             self.process.disk_free.set(gauge(disk.f_bavail.saturating_mul(disk.f_frsize)));
         }

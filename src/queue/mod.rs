@@ -7,7 +7,7 @@
 
 mod receipt;
 
-use std::hash::{Hash, Hasher};
+use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -58,6 +58,17 @@ struct Gate {
     backlog_full: AtomicBool,
 }
 
+/// The hand of whoever watches the backlog on all rings; it keeps no ring open.
+#[derive(Clone)]
+pub struct BacklogGate(Arc<Gate>);
+
+impl BacklogGate {
+    /// Refuses reservations while the backlog of undelivered messages is at its cap.
+    pub fn set_full(&self, full: bool) {
+        self.0.backlog_full.store(full, Ordering::Relaxed);
+    }
+}
+
 struct Ring {
     sender: Sender<Pending>,
     taken: Arc<AtomicUsize>,
@@ -76,6 +87,7 @@ pub struct Pending {
 pub struct Intake {
     receiver: Receiver<Pending>,
     taken: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
     depth: Option<IntGauge>,
 }
 
@@ -89,16 +101,18 @@ impl Queue {
     /// Makes a ring a shard; the intakes are in the order of the shards.
     #[must_use]
     pub fn new(config: Config, metrics: &QueueMetrics) -> (Self, Vec<Intake>) {
+        let gate = Arc::<Gate>::default();
         let mut rings = Vec::with_capacity(config.shards);
         let mut intakes = Vec::with_capacity(config.shards);
         for shard in 0..config.shards {
             let (sender, receiver) = crossbeam_channel::bounded(config.slots);
             let taken = Arc::new(AtomicUsize::new(0));
             let depth = metrics.depth.get(shard).cloned();
-            intakes.push(Intake { receiver, taken: Arc::clone(&taken), depth });
+            let (counted, shut) = (Arc::clone(&taken), Arc::clone(&gate));
+            intakes.push(Intake { receiver, taken: counted, gate: shut, depth });
             rings.push(Ring { sender, taken, slots: config.slots });
         }
-        (Self { rings: rings.into(), gate: Arc::default() }, intakes)
+        (Self { rings: rings.into(), gate }, intakes)
     }
 
     /// Reserves a place for a message in its shard's ring.
@@ -129,9 +143,10 @@ impl Queue {
         self.gate.closed.store(true, Ordering::Release);
     }
 
-    /// Refuses reservations while the backlog of undelivered messages is at its cap.
-    pub fn set_backlog_full(&self, full: bool) {
-        self.gate.backlog_full.store(full, Ordering::Relaxed);
+    /// The hand of whoever watches the backlog.
+    #[must_use]
+    pub fn backlog_gate(&self) -> BacklogGate {
+        BacklogGate(Arc::clone(&self.gate))
     }
 }
 
@@ -139,8 +154,9 @@ impl Queue {
 /// order holds.
 fn shard_of(instance: &InstanceId, topic: &Topic, shards: usize) -> usize {
     let mut hasher = SipHasher13::new();
-    instance.as_str().hash(&mut hasher);
-    topic.as_str().hash(&mut hasher);
+    hasher.write(instance.as_str().as_bytes());
+    hasher.write_u8(b'/');
+    hasher.write(topic.as_str().as_bytes());
     let hash = usize::try_from(hasher.finish() >> 32).unwrap_or_default();
     hash % shards.max(1)
 }
@@ -168,13 +184,14 @@ impl Drop for Slot<'_> {
 }
 
 impl Intake {
-    /// Waits up to `patience` for a message; `Ok(None)` if none came, `Err` once the queue is gone.
+    /// Waits up to `patience` for a message; `Ok(None)` if none came.
     ///
     /// # Errors
-    /// [`Gone`] when every [`Queue`] was dropped and all messages were taken.
+    /// [`Gone`] when the queue was closed or dropped, and nothing was reserved or left to take.
     pub fn wait(&self, patience: std::time::Duration) -> Result<Option<Pending>, Gone> {
         match self.receiver.recv_timeout(patience) {
             Ok(pending) => Ok(Some(self.took(pending))),
+            Err(RecvTimeoutError::Timeout) if self.is_done() => Err(Gone),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(Gone),
         }
@@ -196,12 +213,19 @@ impl Intake {
         }
     }
 
+    fn is_done(&self) -> bool {
+        self.gate.closed.load(Ordering::Acquire) && self.taken.load(Ordering::Acquire) == 0
+    }
+
     fn took(&self, pending: Pending) -> Pending {
         self.taken.fetch_sub(1, Ordering::AcqRel);
         pending
     }
 }
 
-/// Every sender is gone and the ring is empty.
+/// No message will come any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone;
+
+#[cfg(test)]
+mod tests;
