@@ -17,7 +17,7 @@ use crate::queue::{Durable, Gone, Intake, Pending, Ticket, Unstored};
 /// Most messages a turn may be given.
 pub const BATCH_MAX: usize = 65_536;
 /// How often an idle shard looks whether it should show its depth; a message wakes it at once.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_millis(200);
 
 /// How much one turn takes.
 #[derive(Clone, Copy, Debug)]
