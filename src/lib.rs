@@ -15,3 +15,4 @@ pub mod metering;
 
 pub mod admission;
 pub mod queue;
+pub mod wire;

@@ -1,0 +1,129 @@
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::watch;
+
+use super::Deadlines;
+use super::crossing::Crossing;
+use super::service::Service;
+use super::socket::Socket;
+
+/// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Largest head hyper buffers, in bytes: a target of 65,534 and headers with a token of some KB.
+const HEAD_BYTES_MAX: usize = 128 * 1024;
+/// Largest header list of an HTTP/2 request, in bytes: the same, without the buffer's slack.
+const HEADER_LIST_BYTES_MAX: u32 = 96 * 1024;
+/// Calls of one HTTP/2 connection at a time.
+const STREAMS_MAX: u32 = 256;
+/// Bytes of one HTTP/2 call in flight; the protocol's 64 KiB would make a payload wait.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Bytes of one HTTP/2 connection in flight.
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Streams a client may open and reset before anybody looked at them (CVE-2023-44487).
+const RESET_STREAMS_MAX: usize = 32;
+
+/// How connections of both protocols are served.
+pub(super) struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    deadlines: Deadlines,
+    service: Arc<Service>,
+}
+
+impl Protocols {
+    pub(super) fn new(deadlines: Deadlines, service: Arc<Service>) -> Self {
+        let mut http1 = http1::Builder::new();
+        // The socket keeps the deadlines; half-close off is what its boundaries rest on.
+        http1.timer(TokioTimer::new()).header_read_timeout(None);
+        http1.half_close(false).max_buf_size(HEAD_BYTES_MAX);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+            .max_local_error_reset_streams(RESET_STREAMS_MAX)
+            .keep_alive_interval(deadlines.idle)
+            .keep_alive_timeout(deadlines.header);
+        Self { http1, http2, deadlines, service }
+    }
+
+    /// Serves a connection until it ends, or `shutdown` turns true and its calls are answered.
+    pub(super) async fn serve<S>(&self, mut stream: S, mut shutdown: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut opening = [0; PREFACE.len()];
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(self.deadlines.first_byte, open(&mut stream, &mut opening))
+                => opened.ok().flatten(),
+            () = draining(&mut shutdown) => None,
+        };
+        let Some(bytes) = opened else { return };
+        let opening = &opening[..bytes];
+        let service = Arc::clone(&self.service);
+        if opening == PREFACE {
+            let io = TokioIo::new(Socket::http2(stream, opening, &self.deadlines));
+            let call = service_fn(move |request| Arc::clone(&service).http2(request));
+            let connection = self.http2.serve_connection(io, call);
+            drive(connection, http2::Connection::graceful_shutdown, shutdown).await;
+        } else {
+            let crossing = Arc::new(Crossing::default());
+            let socket = Socket::http1(stream, opening, Arc::clone(&crossing), &self.deadlines);
+            let call = service_fn(move |request| {
+                Arc::clone(&service).http1(request, Arc::clone(&crossing))
+            });
+            let connection = self.http1.serve_connection(TokioIo::new(socket), call);
+            drive(connection, http1::Connection::graceful_shutdown, shutdown).await;
+        }
+    }
+}
+
+/// Reads until it is clear which protocol is spoken. `None` if the client has gone.
+async fn open<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    opening: &mut [u8; PREFACE.len()],
+) -> Option<usize> {
+    let mut bytes = 0;
+    while bytes < PREFACE.len() && opening[..bytes] == PREFACE[..bytes] {
+        match stream.read(&mut opening[bytes..]).await {
+            Ok(0) | Err(_) => return None,
+            Ok(more) => bytes += more,
+        }
+    }
+    Some(bytes)
+}
+
+/// Runs a connection; what it ends with concerns its client alone.
+async fn drive<C, E>(connection: C, shut_down: fn(Pin<&mut C>), mut shutdown: watch::Receiver<bool>)
+where
+    C: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = draining(&mut shutdown) => {
+            shut_down(connection.as_mut());
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection closed");
+    }
+}
+
+/// Ready once weir drains, or nobody is left who could say so.
+pub(super) async fn draining(shutdown: &mut watch::Receiver<bool>) {
+    let _: Result<_, _> = shutdown.wait_for(|draining| *draining).await;
+}

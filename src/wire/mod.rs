@@ -1,0 +1,135 @@
+//! Socket <-> `SendMessage`: hyper over HTTP/1.1 and h2c, every call shape of the API, and the one
+//! table of errors.
+//!
+//! Never: decide who may send, keep state of a caller, or say 200 for what no proof stands for.
+
+mod body;
+mod connection;
+mod crossing;
+mod deadline;
+mod listener;
+mod long_target;
+mod problem;
+mod request;
+mod request_id;
+mod response;
+mod service;
+mod socket;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use response::{CODES, ThrottleStatus};
+
+use crate::admission::Admission;
+use crate::clock::Clock;
+use crate::metering::WireMetrics;
+use crate::queue::Queue;
+
+use connection::Protocols;
+use request_id::RequestIds;
+use service::Service;
+
+/// Shortest and longest [`Deadlines`] and drain grace that make sense.
+pub const DEADLINE_BOUNDS: (Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_secs(3_600));
+/// Most connections a front may be given.
+pub const CONNECTIONS_MAX: usize = 1_000_000;
+
+/// How the data port serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Open connections at most, 1 to [`CONNECTIONS_MAX`]; more wait in the kernel's backlog.
+    /// Default 10,000.
+    pub connections_max: usize,
+    /// How long a client may take.
+    pub deadlines: Deadlines,
+    /// How long open calls have when weir shuts down, within [`DEADLINE_BOUNDS`]. Default 30 s.
+    pub drain: Duration,
+    /// The status of a throttled call. Default 429.
+    pub throttle_status: ThrottleStatus,
+}
+
+/// How long a client may take, each within [`DEADLINE_BOUNDS`].
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// From the accepted connection to its first bytes. Default 10 s.
+    pub first_byte: Duration,
+    /// From the first byte of a head to its end, and for an HTTP/2 ping to be answered. Default
+    /// 10 s.
+    pub header: Duration,
+    /// From a head to the end of its body. Default 30 s.
+    pub body: Duration,
+    /// Between two requests, and between two HTTP/2 pings; a connection that was in use may stay
+    /// twice as long. Default 75 s.
+    pub idle: Duration,
+    /// For the client to take any byte of an answer. Default 30 s.
+    pub write: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            idle: Duration::from_secs(75),
+            write: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            deadlines: Deadlines::default(),
+            drain: Duration::from_secs(30),
+            throttle_status: ThrottleStatus::default(),
+        }
+    }
+}
+
+/// The HTTP front-end.
+pub struct Front {
+    config: Config,
+    metrics: WireMetrics,
+    protocols: Arc<Protocols>,
+}
+
+impl Front {
+    /// Puts a front before an admission and a queue. `metrics` counts by [`CODES`]; `seed` is
+    /// random, and part of every RequestId.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        admission: Arc<Admission>,
+        queue: Queue,
+        metrics: WireMetrics,
+        clock: Arc<dyn Clock>,
+        seed: u128,
+    ) -> Self {
+        let service = Service {
+            admission,
+            queue,
+            metrics: metrics.clone(),
+            clock,
+            request_ids: RequestIds::new(seed),
+            body_deadline: config.deadlines.body,
+            throttle_status: config.throttle_status,
+        };
+        let protocols = Arc::new(Protocols::new(config.deadlines, Arc::new(service)));
+        Self { config, metrics, protocols }
+    }
+
+    /// Serves until `shutdown` turns true or its sender is gone. Returns when every connection has
+    /// ended, or [`Config::drain`] has passed and the rest is cut.
+    pub async fn serve(self, listener: TcpListener, shutdown: watch::Receiver<bool>) {
+        let Self { config, metrics, protocols } = self;
+        let cap = config.connections_max;
+        listener::serve(protocols, metrics, listener, cap, config.drain, shutdown).await;
+    }
+}

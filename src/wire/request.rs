@@ -1,0 +1,219 @@
+//! Bytes -> `SendMessage`: the parameters of query and body, decoded strictly.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use percent_encoding::percent_decode;
+use serde::de::{Deserializer, MapAccess, Visitor};
+
+use super::body::Format;
+use super::problem::Problem;
+use crate::admission::{Parameter, Parameters, Refusal, Scheme, SendMessage, Verb};
+
+/// Largest request body, in bytes: a 64 KiB payload whose Base64 is percent-encoded throughout
+/// takes 262,152, and a call's other parameters come on top.
+pub(super) const BODY_BYTES_MAX: usize = 300 * 1024;
+
+/// A request whose body has arrived.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) method: Method,
+    pub(super) path_is_root: bool,
+    pub(super) query: Bytes,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Reads a body to its end, so that framing never depends on what is thought of its request.
+pub(super) async fn read(body: Incoming, patience: Duration) -> Result<Bytes, Problem> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(Problem::BodyTooLarge);
+    }
+    let read = tokio::time::timeout(patience, collect(body)).await;
+    read.unwrap_or(Err(Problem::BodyTimeout))
+}
+
+async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
+    let mut whole = Bytes::new();
+    let mut parts = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
+        if whole.len() + parts.len() + data.len() > BODY_BYTES_MAX {
+            return Err(Problem::BodyTooLarge);
+        }
+        if whole.is_empty() && parts.is_empty() {
+            // Nearly every body comes in one piece, which is then not copied.
+            whole = data;
+        } else {
+            parts.extend_from_slice(&std::mem::take(&mut whole));
+            parts.extend_from_slice(&data);
+        }
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Ok(if parts.is_empty() { whole } else { parts.freeze() })
+}
+
+/// Reads the call a request makes.
+pub(super) fn parse(request: &Arrived) -> Result<SendMessage<'_>, Problem> {
+    if !request.path_is_root {
+        return Err(Problem::PathUnknown);
+    }
+    let verb = match request.method {
+        Method::GET => Verb::Get,
+        Method::POST => Verb::Post,
+        _ => return Err(Problem::MethodUnknown),
+    };
+    let query = form(&request.query)?;
+    let body = match body_kind(&request.headers) {
+        _ if request.body.is_empty() => Vec::new(),
+        BodyKind::Form => form(&request.body)?,
+        BodyKind::Json => json(&request.body)?,
+        BodyKind::Opaque => Vec::new(),
+    };
+    let parameters = Parameters::new(query, body)?;
+    Ok(SendMessage { verb, parameters, headers: &request.headers, body: &request.body })
+}
+
+/// How the caller wants its answer written.
+///
+/// # Errors
+/// [`Refusal::InvalidFormat`] if a V1 call asks for something else than JSON or XML.
+pub(super) fn format(call: &SendMessage<'_>) -> Result<Format, Refusal> {
+    if call.scheme() != Scheme::Rpc {
+        return Ok(Format::Json);
+    }
+    match call.parameters.filled("Format") {
+        // An older Python SDK writes out that it has none.
+        None | Some("None") => Ok(Format::Xml),
+        Some(text) if text.eq_ignore_ascii_case("xml") => Ok(Format::Xml),
+        Some(text) if text.eq_ignore_ascii_case("json") => Ok(Format::Json),
+        Some(_) => Err(Refusal::InvalidFormat),
+    }
+}
+
+enum BodyKind {
+    Form,
+    Json,
+    Opaque,
+}
+
+fn body_kind(headers: &HeaderMap) -> BodyKind {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        BodyKind::Form
+    } else if media_type.eq_ignore_ascii_case("application/json") && is_acs3(headers) {
+        BodyKind::Json
+    } else {
+        BodyKind::Opaque
+    }
+}
+
+/// Only V3 signs a JSON body, by its hash.
+fn is_acs3(headers: &HeaderMap) -> bool {
+    let authorization = headers.get(http::header::AUTHORIZATION);
+    authorization.is_some_and(|value| value.as_bytes().starts_with(b"ACS3-"))
+}
+
+/// `application/x-www-form-urlencoded`, as a query has it too. Unlike the usual parsers it refuses
+/// what is not UTF-8: a replaced character would be another message than the one that was signed.
+fn form(text: &[u8]) -> Result<Vec<Parameter<'_>>, Problem> {
+    let pairs = text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
+    let mut parameters = Vec::with_capacity(16);
+    for pair in pairs {
+        let (name, value) = match memchr::memchr(b'=', pair) {
+            Some(at) => (&pair[..at], &pair[at + 1..]),
+            None => (pair, &[][..]),
+        };
+        parameters.push((decode(name)?, decode(value)?));
+    }
+    Ok(parameters)
+}
+
+fn decode(part: &[u8]) -> Result<Cow<'_, str>, Problem> {
+    let Some(first) = memchr::memchr2(b'+', b'%', part) else {
+        return str::from_utf8(part).map(Cow::Borrowed).map_err(|_| Problem::NotText);
+    };
+    let mut spaced = part.to_vec();
+    for byte in &mut spaced[first..] {
+        if *byte == b'+' {
+            *byte = b' ';
+        }
+    }
+    let decoded: Vec<u8> = percent_decode(&spaced).collect();
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| Problem::NotText)
+}
+
+fn json(text: &[u8]) -> Result<Vec<Parameter<'_>>, Problem> {
+    struct Members;
+    impl<'r> Visitor<'r> for Members {
+        type Value = Vec<Parameter<'r>>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object of strings")
+        }
+
+        fn visit_map<A: MapAccess<'r>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some((name, value)) = map.next_entry::<String, String>()? {
+                members.push((name.into(), value.into()));
+            }
+            Ok(members)
+        }
+    }
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let members = json.deserialize_map(Members).map_err(|_| Problem::NotJson)?;
+    json.end().map_err(|_| Problem::NotJson)?;
+    Ok(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_form_is_decoded_with_plus_as_space_and_empty_values_kept() {
+        let parsed = form(b"a=b+c&&d=&e&f%20g=%E6%97%A5*'()!~&h=i=j%").unwrap();
+        let expected = [("a", "b c"), ("d", ""), ("e", ""), ("f g", "日*'()!~"), ("h", "i=j%")];
+        let expected: Vec<Parameter<'_>> =
+            expected.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        assert_eq!(parsed, expected);
+        assert_eq!(form(b"a=%FF"), Err(Problem::NotText));
+        assert_eq!(form(b"a=\xff"), Err(Problem::NotText));
+    }
+
+    #[test]
+    fn a_json_body_is_one_object_of_strings() {
+        let parsed = json(br#"{"Payload":"aGk=","MqttTopic":"T\u00e9"}"#).unwrap();
+        assert_eq!(parsed[1], ("MqttTopic".into(), "Té".into()));
+        for bad in [&br#"{"a":1}"#[..], b"[]", b"{}x", b"{", b"\"a\"", b"{\"a\":null}"] {
+            assert_eq!(json(bad), Err(Problem::NotJson));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_form_says_what_the_usual_parser_says(text in "([a-z+%=&é]|%[0-7][0-9a-f]){0,60}") {
+            let usual: Vec<_> = form_urlencoded::parse(text.as_bytes()).collect();
+            if let Ok(ours) = form(text.as_bytes()) {
+                prop_assert_eq!(ours, usual);
+            }
+        }
+
+        #[test]
+        fn no_garbage_in_a_body_panics(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (form(&text), json(&text));
+        }
+    }
+}
