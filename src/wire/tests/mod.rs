@@ -1,0 +1,7 @@
+//! The front-end through real sockets, with a back end that settles what it is told to.
+
+mod deadlines;
+mod errors;
+mod lifecycle;
+mod rig;
+mod shapes;
