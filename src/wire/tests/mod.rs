@@ -1,5 +1,6 @@
 //! The front-end through real sockets, with a back end that settles what it is told to.
 
+mod boundary;
 mod deadlines;
 mod errors;
 mod lifecycle;
