@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::rig::{Call, Fate, Options, PATIENCE, Rig};
+use super::call::Call;
+use super::rig::{Fate, Options, PATIENCE, Rig};
 use crate::admission::Algorithm;
 use crate::wire::{Config, Deadlines};
 
@@ -16,7 +17,7 @@ async fn rig(set: impl FnOnce(&mut Deadlines)) -> Rig {
         .await
 }
 
-const SHORT: Duration = Duration::from_millis(60);
+const SHORT: Duration = Duration::from_millis(150);
 
 #[tokio::test]
 async fn a_client_that_says_nothing_is_cut_off() {

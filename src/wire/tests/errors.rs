@@ -1,4 +1,5 @@
-use super::rig::{BURST, Call, Fate, Options, Reply, Rig, nonce};
+use super::call::{Call, form, nonce};
+use super::rig::{BURST, Fate, Options, Reply, Rig};
 use crate::admission::{Algorithm, Verb};
 use crate::queue::Unstored;
 use crate::wire::{CODES, Config, ThrottleStatus};
@@ -18,137 +19,108 @@ fn assert_refused(reply: &Reply, status: u16, code: &str) {
         body["Recommend"],
         format!("https://api.aliyun.com/troubleshoot?q={code}&product=OnsMqtt&requestId={id}")
     );
-    assert!(body["Message"].as_str().unwrap().ends_with(['.', '=', '-']) || status == 400);
+    assert_ne!(body["Message"], "");
 }
 
-/// What is refused, with the status and code it is refused with, and a part of the message.
-fn refusals(nonce: &str) -> Vec<(Vec<u8>, u16, &'static str, &'static str)> {
-    let call = || Call { nonce: nonce.into(), ..Call::new() };
-    let v1 = || call().with("Format", "JSON");
-    let changed = |call: Call, name: &str, value: &str| {
-        let mut headers = call.v3_headers(V3);
-        headers.iter_mut().filter(|(known, _)| known == name).for_each(|(_, old)| {
-            *old = value.to_owned();
-        });
-        call.raw(&super::rig::form(&call.query), &headers)
-    };
-    let bare = |text: &str| text.replace('\n', "\r\n").into_bytes();
-    let deaf = |at: &str| Call { date: at.into(), ..call() }.v3(V3);
-    let mut not_json = call().header("content-type", "application/json");
-    not_json.body = b"{\"Payload\":1}".to_vec();
-    let mut not_text = call().in_form();
-    not_text.body = b"Payload=%FF".to_vec();
-    let check = "ParameterCheckFailed";
+/// A request, the status and code it is refused with, and a part of the message.
+type Refused = (Vec<u8>, u16, &'static str, &'static str);
+
+const CHECK: &str = "ParameterCheckFailed";
+const MISMATCH: &str = "SignatureDoesNotMatch";
+
+fn call(nonce: &str) -> Call {
+    Call { nonce: nonce.into(), ..Call::new() }
+}
+
+fn dated(nonce: &str, date: &str) -> Vec<u8> {
+    Call { date: date.into(), ..call(nonce) }.v3(V3)
+}
+
+/// A signed V3 call, of which one header is then another.
+fn tampered(nonce: &str, name: &str, value: &str) -> Vec<u8> {
+    let call = call(nonce);
+    let mut headers = call.v3_headers(V3);
+    for (_, old) in headers.iter_mut().filter(|(known, _)| known == name) {
+        *old = value.to_owned();
+    }
+    call.raw(&form(&call.query), &headers)
+}
+
+fn common_parameters(nonce: &str) -> Vec<Refused> {
+    let v3 = |name: &str, value: &str| call(nonce).header(name, value).v3(V3);
+    let v1 = |name: &str, value: &str| call(nonce).with("Format", "JSON").with(name, value).v1();
+    let unsigned = b"GET /?Action=SendMessage&Version=2020-04-20 HTTP/1.1\r\n\r\n".to_vec();
     vec![
-        (call().header("x-acs-action", "Other").v3(V3), 404, "ApiNotSupport", "2020-04-20"),
-        (v1().with("Version", "2019-12-11").v1(), 404, "ApiNotSupport", "2020-04-20"),
-        (v1().with("Action", "").v1(), 400, "MissingAction", "Action is mandatory for this"),
-        (call().header("x-acs-date", "").v3(V3), 400, "MissingTimestamp", "x-acs-date is mand"),
-        (v1().with("Timestamp", "").v1(), 400, "MissingTimestamp", "Timestamp is mandatory"),
-        (v1().with("SignatureNonce", "").v1(), 400, "MissingSignatureNonce", "is mandatory for"),
-        (
-            bare("GET /?Action=SendMessage&Version=2020-04-20 HTTP/1.1\n\n"),
-            400,
-            "MissingAccessKeyId",
-            "AccessKeyId is mandatory for this action.",
-        ),
-        (
-            v1().with("SignatureVersion", "2.0").v1(),
-            400,
-            "InvalidSignatureVersion",
-            "Specified parameter SignatureVersion is not valid.",
-        ),
-        (v1().with("SignatureMethod", "HMAC-MD5").v1(), 400, "InvalidSignatureMethod", "HMAC-SHA1"),
-        (call().with("Format", "YAML").v1(), 400, "InvalidParameter.Format", "JSON or XML"),
-        (
-            changed(call(), "authorization", "ACS3-HMAC-SHA256 Nothing"),
-            400,
-            "IncompleteSignature",
-            "Authorization is not well formed",
-        ),
-        (
-            Call { key: "LTAInobody".into(), ..call() }.v3(V3),
-            404,
-            "InvalidAccessKeyId.NotFound",
-            "Specified access key is not found.",
-        ),
-        (
-            Call { key: "STS.x".into(), ..call() }.v3(V3),
-            400,
-            "MissingSecurityToken",
-            "SecurityToken",
-        ),
-        (
-            call().header("x-acs-security-token", "CAIS").v3(V3),
-            400,
-            "CheckAccountInfoFailed",
-            "by the STS token",
-        ),
-        (
-            Call { secret: "wrong".into(), ..call() }.v3(V3),
-            400,
-            "SignatureDoesNotMatch",
-            "server canonical request is:POST\n/\n",
-        ),
-        (
-            changed(call(), "x-acs-content-sha256", "00"),
-            400,
-            "SignatureDoesNotMatch",
-            "body is:e3b0",
-        ),
-        (deaf("2026-11-22 20:44:24"), 400, "InvalidTimeStamp.Format", "YYYY-MM-DDThh:mm:ssZ"),
-        (
-            deaf("2026-11-22T20:29:23Z"),
-            400,
-            "InvalidTimeStamp.Expired",
-            "The request says 2026-11-22T20:29:23Z, the server's time is 2026-11-22T20:44:24Z: the \
-             request is 901 s behind, and 900 s are allowed.",
-        ),
-        (deaf("2026-11-22T20:59:25Z"), 400, "InvalidTimeStamp.Expired", "901 s ahead"),
-        (
-            call().with("InstanceId", "post-cn-foreign").v3(V3),
-            400,
-            "InstancePermissionCheckFailed",
-            "Please verify the account that created the instance",
-        ),
-        (call().without("InstanceId").v3(V3), 400, check, "InstanceId is missing."),
-        (call().with("InstanceId", "a/b").v3(V3), 400, check, "An instance id is 1 to 64"),
-        (call().without("MqttTopic").v3(V3), 400, check, "MqttTopic is missing."),
-        (call().with("MqttTopic", "TopicA/#").v3(V3), 400, check, "holds no wildcard"),
-        (
-            call().with("MqttTopic", "Unknown/x").v3(V3),
-            400,
-            "PermissionCheckFailed",
-            "parent topic",
-        ),
-        (call().without("Payload").v3(V3), 400, check, "Payload is missing."),
-        (
-            call().with("Payload", "aGV*").v3(V3),
-            400,
-            "InvalidParameter.Payload",
-            "Payload is not Base64 at byte 3.",
-        ),
-        (call().in_form().with("Payload", "x").v3(V3), 400, check, "Payload is given twice."),
-        (not_json.v3(V3), 400, check, "not a JSON object of strings"),
-        (not_text.v3(V3), 400, check, "not UTF-8"),
-        (
-            bare("POST /other HTTP/1.1\ncontent-length: 0\n\n"),
-            404,
-            "InvalidAction.NotFound",
-            "path",
-        ),
-        (
-            bare("PUT / HTTP/1.1\ncontent-length: 0\n\n"),
-            405,
-            "UnsupportedHTTPMethod",
-            "GET or POST",
-        ),
-        (
-            bare("POST / HTTP/1.1\ncontent-length: 400000\n\n"),
-            413,
-            "RequestEntityTooLarge",
-            "307200",
-        ),
+        (v3("x-acs-action", "Other"), 404, "ApiNotSupport", "SendMessage of version 2020-04-20"),
+        (v1("Version", "2019-12-11"), 404, "ApiNotSupport", "SendMessage of version 2020-04-20"),
+        (v1("Action", ""), 400, "MissingAction", "Action is mandatory for this action."),
+        (v3("x-acs-date", ""), 400, "MissingTimestamp", "x-acs-date is mandatory"),
+        (v1("Timestamp", ""), 400, "MissingTimestamp", "Timestamp is mandatory"),
+        (v1("SignatureNonce", ""), 400, "MissingSignatureNonce", "SignatureNonce is mandatory"),
+        (unsigned, 400, "MissingAccessKeyId", "AccessKeyId is mandatory for this action."),
+        (v1("SignatureVersion", "2.0"), 400, "InvalidSignatureVersion", "SignatureVersion is not"),
+        (v1("SignatureMethod", "HMAC-MD5"), 400, "InvalidSignatureMethod", "takes HMAC-SHA1"),
+        (v1("Format", "YAML"), 400, "InvalidParameter.Format", "Format is JSON or XML."),
+    ]
+}
+
+fn signatures(nonce: &str) -> Vec<Refused> {
+    let keyed = |key: &str| Call { key: key.into(), ..call(nonce) }.v3(V3);
+    let wrong = Call { secret: "wrong".into(), ..call(nonce) }.v3(V3);
+    let token = call(nonce).header("x-acs-security-token", "CAIS").v3(V3);
+    let malformed = tampered(nonce, "authorization", "ACS3-HMAC-SHA256 Nothing");
+    let body = tampered(nonce, "x-acs-content-sha256", "00");
+    let late = dated(nonce, "2026-11-22T20:29:23Z");
+    let skew = "The request says 2026-11-22T20:29:23Z, the server's time is 2026-11-22T20:44:24Z: \
+                the request is 901 s behind, and 900 s are allowed.";
+    let form = dated(nonce, "2026-11-22 20:44:24");
+    vec![
+        (malformed, 400, "IncompleteSignature", "Authorization is not well formed"),
+        (keyed("LTAInobody"), 404, "InvalidAccessKeyId.NotFound", "access key is not found."),
+        (keyed("STS.x"), 400, "MissingSecurityToken", "SecurityToken is mandatory"),
+        (token, 400, "CheckAccountInfoFailed", "by the STS token"),
+        (wrong, 400, MISMATCH, "server canonical request is:POST\n/\n"),
+        (body, 400, MISMATCH, "server hash of the body is:e3b0c442"),
+        (form, 400, "InvalidTimeStamp.Format", "YYYY-MM-DDThh:mm:ssZ"),
+        (late, 400, "InvalidTimeStamp.Expired", skew),
+        (dated(nonce, "2026-11-22T20:59:25Z"), 400, "InvalidTimeStamp.Expired", "901 s ahead"),
+    ]
+}
+
+fn own_parameters(nonce: &str) -> Vec<Refused> {
+    let with = |name: &str, value: &str| call(nonce).with(name, value).v3(V3);
+    let without = |name: &str| call(nonce).without(name).v3(V3);
+    let foreign = with("InstanceId", "post-cn-foreign");
+    let twice = call(nonce).in_form().with("Payload", "x").v3(V3);
+    let many = (0..70).fold(call(nonce), |call, index| call.with(&format!("p{index}"), ""));
+    vec![
+        (foreign, 400, "InstancePermissionCheckFailed", "Please verify the account that created"),
+        (without("InstanceId"), 400, CHECK, "InstanceId is missing."),
+        (with("InstanceId", "a/b"), 400, CHECK, "An instance id is 1 to 64"),
+        (without("MqttTopic"), 400, CHECK, "MqttTopic is missing."),
+        (with("MqttTopic", "TopicA/#"), 400, CHECK, "holds no wildcard"),
+        (with("MqttTopic", "Unknown/x"), 400, "PermissionCheckFailed", "The parent topic is not"),
+        (without("Payload"), 400, CHECK, "Payload is missing."),
+        (with("Payload", "aGV*"), 400, "InvalidParameter.Payload", "not Base64 at byte 3."),
+        (twice, 400, CHECK, "The parameter Payload is given twice."),
+        (many.v1(), 400, CHECK, "A call carries at most 64 parameters."),
+    ]
+}
+
+fn http(nonce: &str) -> Vec<Refused> {
+    let bare = |line: &str, length: usize| {
+        format!("{line} HTTP/1.1\r\ncontent-length: {length}\r\n\r\n").into_bytes()
+    };
+    let mut not_json = call(nonce).header("content-type", "application/json");
+    not_json.body = b"{\"Payload\":1}".to_vec();
+    let mut not_text = call(nonce).in_form();
+    not_text.body = b"Payload=%FF".to_vec();
+    vec![
+        (not_json.v3(V3), 400, CHECK, "The body is not a JSON object of strings."),
+        (not_text.v3(V3), 400, CHECK, "A parameter is not UTF-8."),
+        (bare("POST /other", 0), 404, "InvalidAction.NotFound", "The path is /."),
+        (bare("PUT /", 0), 405, "UnsupportedHTTPMethod", "Use GET or POST."),
+        (bare("POST /", 400_000), 413, "RequestEntityTooLarge", "307200 bytes are allowed."),
     ]
 }
 
@@ -156,7 +128,8 @@ fn refusals(nonce: &str) -> Vec<(Vec<u8>, u16, &'static str, &'static str)> {
 async fn a_refused_call_is_answered_by_the_table_and_leaves_nothing_behind() {
     let rig = Rig::start().await;
     let nonce = nonce();
-    for (request, status, code, part) in refusals(&nonce) {
+    let all = [common_parameters, signatures, own_parameters, http];
+    for (request, status, code, part) in all.into_iter().flat_map(|refused| refused(&nonce)) {
         let reply = rig.send(&request).await;
         assert_refused(&reply, status, code);
         let message = reply.member("Message");

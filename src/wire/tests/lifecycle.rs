@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use super::rig::{BURST, Call, Fate, Fragile, Options, PATIENCE, Rig};
+use super::call::Call;
+use super::rig::{BURST, Fate, Fragile, Options, PATIENCE, Rig};
 use crate::admission::Algorithm;
 use crate::wire::Config;
 
@@ -63,7 +64,7 @@ async fn a_shutdown_finishes_open_calls_and_closes_idle_connections() {
     let mut busy = rig.connect().await;
     busy.write(&Call::new().v3(V3)).await;
     rig.until(|rig| rig.metrics.connections.get() == 3).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    rig.until_taken(2).await;
     rig.shutdown.send(true).unwrap();
     assert!(idle.ended().await && silent.ended().await);
     rig.set_fate(Fate::Stored);
@@ -81,8 +82,7 @@ async fn a_drain_ends_when_its_grace_has_passed() {
     rig.set_fate(Fate::Held);
     let mut busy = rig.connect().await;
     busy.write(&Call::new().v3(V3)).await;
-    rig.until(|rig| rig.metrics.connections.get() == 1).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    rig.until_taken(1).await;
     rig.shutdown.send(true).unwrap();
     tokio::time::timeout(PATIENCE, rig.serving).await.unwrap().unwrap();
     assert!(busy.try_reply().await.is_none());
@@ -94,8 +94,7 @@ async fn a_client_that_leaves_gives_its_slot_to_the_next() {
     rig.set_fate(Fate::Held);
     let mut gone = rig.connect().await;
     gone.write(&Call::new().v3(V3)).await;
-    rig.until(|rig| rig.metrics.connections.get() == 1).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    rig.until_taken(1).await;
     drop(gone);
     rig.until(|rig| rig.metrics.connections.get() == 0).await;
     rig.set_fate(Fate::Stored);

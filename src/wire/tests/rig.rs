@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admission::{
-    AccessKeyConfig, Admission, Algorithm, FingerprintKey, InstanceConfig, NONCES_MAX, Parameter,
-    Parameters, PayloadCoding, Rate, SendMessage, Sources, Verb, sign_v1, sign_v3,
+    AccessKeyConfig, Admission, FingerprintKey, InstanceConfig, NONCES_MAX, PayloadCoding, Rate,
+    Sources,
 };
 use crate::clock::{Clock, ManualClock, UnixMillis};
 use crate::message::{InstanceId, Message, MessageId};
@@ -43,6 +43,8 @@ pub(super) struct Rig {
     pub(super) queue: Queue,
     pub(super) metrics: WireMetrics,
     pub(super) stored: Arc<Mutex<Vec<Message>>>,
+    /// Messages the back end has in its hands, or had.
+    pub(super) taken: Arc<AtomicU64>,
     pub(super) shutdown: watch::Sender<bool>,
     pub(super) serving: JoinHandle<()>,
     fate: Arc<Mutex<Fate>>,
@@ -129,9 +131,10 @@ impl Rig {
         let queue_metrics = QueueMetrics::new(&registry, 1).unwrap();
         let slots = queue::Config { slots: options.slots, shards: 1 };
         let (queue, intakes) = Queue::new(slots, &queue_metrics);
-        let (stored, fate) = (Arc::default(), Arc::new(Mutex::new(Fate::Stored)));
+        let (stored, taken) = (Arc::default(), Arc::default());
+        let fate = Arc::new(Mutex::new(Fate::Stored));
         for intake in intakes {
-            back_end(intake, Arc::clone(&stored), Arc::clone(&fate));
+            back_end(intake, Arc::clone(&stored), Arc::clone(&fate), Arc::clone(&taken));
         }
         let front = Front::new(
             options.config,
@@ -145,7 +148,7 @@ impl Rig {
         let address = listener.local_addr().unwrap();
         let (shutdown, watched) = watch::channel(false);
         let serving = tokio::spawn(front.serve(listener, watched));
-        Self { address, clock, queue, metrics, stored, shutdown, serving, fate }
+        Self { address, clock, queue, metrics, stored, taken, shutdown, serving, fate }
     }
 
     pub(super) fn set_fate(&self, fate: Fate) {
@@ -163,6 +166,11 @@ impl Rig {
         client.reply().await
     }
 
+    /// Waits until the back end has taken so many messages.
+    pub(super) async fn until_taken(&self, messages: u64) {
+        self.until(|rig| rig.taken.load(Ordering::Relaxed) == messages).await;
+    }
+
     /// Waits until something is so that another task makes so.
     pub(super) async fn until(&self, what: impl Fn(&Self) -> bool) {
         let deadline = crate::clock::SystemClock.now() + PATIENCE;
@@ -173,11 +181,17 @@ impl Rig {
     }
 }
 
-fn back_end(intake: Intake, stored: Arc<Mutex<Vec<Message>>>, fate: Arc<Mutex<Fate>>) {
+fn back_end(
+    intake: Intake,
+    stored: Arc<Mutex<Vec<Message>>>,
+    fate: Arc<Mutex<Fate>>,
+    taken: Arc<AtomicU64>,
+) {
     std::thread::spawn(move || {
         let mut waiting: Vec<Pending> = Vec::new();
-        while let Ok(taken) = intake.wait(Duration::from_millis(2)) {
-            waiting.extend(taken);
+        while let Ok(pending) = intake.wait(Duration::from_millis(2)) {
+            taken.fetch_add(pending.is_some().into(), Ordering::Relaxed);
+            waiting.extend(pending);
             let fate = *fate.lock();
             if fate == Fate::Held {
                 continue;
@@ -274,158 +288,6 @@ impl Client {
         self.0.read_exact(&mut body).await.ok()?;
         Some(Reply { status, headers, body: String::from_utf8(body).unwrap() })
     }
-}
-
-/// A request in the making.
-#[derive(Clone, Debug)]
-pub(super) struct Call {
-    pub(super) verb: Verb,
-    pub(super) host: String,
-    pub(super) date: String,
-    pub(super) nonce: String,
-    pub(super) query: Vec<(String, String)>,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
-    pub(super) secret: String,
-    pub(super) key: String,
-}
-
-/// What a `SendMessage` needs.
-pub(super) fn parameters() -> Vec<(String, String)> {
-    pairs(&[("InstanceId", INSTANCE), ("MqttTopic", "TopicA/x y*~"), ("Payload", "aGVsbG8+/w==")])
-}
-
-pub(super) fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-pub(super) fn nonce() -> String {
-    static MADE: AtomicU64 = AtomicU64::new(0);
-    format!("nonce-{}", MADE.fetch_add(1, Ordering::Relaxed))
-}
-
-pub(super) fn form(pairs: &[(String, String)]) -> String {
-    form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
-}
-
-impl Call {
-    pub(super) fn new() -> Self {
-        Self {
-            verb: Verb::Post,
-            host: "127.0.0.1:8080".into(),
-            date: DATE.into(),
-            nonce: nonce(),
-            query: parameters(),
-            headers: Vec::new(),
-            body: Vec::new(),
-            secret: SECRET.into(),
-            key: KEY.into(),
-        }
-    }
-
-    /// Replaces a parameter of the query.
-    pub(super) fn with(mut self, name: &str, value: &str) -> Self {
-        self.query.retain(|(known, _)| known != name);
-        self.query.push((name.into(), value.into()));
-        self
-    }
-
-    pub(super) fn without(mut self, name: &str) -> Self {
-        self.query.retain(|(known, _)| known != name);
-        self
-    }
-
-    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.into(), value.into()));
-        self
-    }
-
-    /// Moves all parameters of the query into a form body.
-    pub(super) fn in_form(mut self) -> Self {
-        self.body = form(&std::mem::take(&mut self.query)).into_bytes();
-        self.header("content-type", "application/x-www-form-urlencoded")
-    }
-
-    /// The headers of the V3 call, signed, and the request as bytes.
-    pub(super) fn v3(&self, algorithm: Algorithm) -> Vec<u8> {
-        self.raw(&form(&self.query), &self.v3_headers(algorithm))
-    }
-
-    pub(super) fn v3_headers(&self, algorithm: Algorithm) -> Vec<(String, String)> {
-        let hash = algorithm.hash(&self.body);
-        let mut all = pairs(&[
-            ("host", &self.host),
-            ("x-acs-action", "SendMessage"),
-            ("x-acs-version", "2020-04-20"),
-            ("x-acs-date", &self.date),
-            ("x-acs-signature-nonce", &self.nonce),
-            ("x-acs-content-sha256", &hash),
-        ]);
-        for (name, value) in &self.headers {
-            all.retain(|(known, _)| known != name);
-            all.push((name.clone(), value.clone()));
-        }
-        all.retain(|(_, value)| !value.is_empty());
-        let mut map = HeaderMap::new();
-        for (name, value) in &all {
-            map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
-        }
-        let query: Vec<Parameter<'_>> = borrowed(&self.query);
-        let parameters = Parameters::new(query, vec![]).unwrap();
-        let call = SendMessage { verb: self.verb, parameters, headers: &map, body: &self.body };
-        let authorization = sign_v3(algorithm, &self.key, &self.secret, &call).unwrap();
-        all.push(("authorization".into(), authorization));
-        all
-    }
-
-    /// The parameters of the V1 call, signed, in addition to the query's.
-    pub(super) fn v1_parameters(&self) -> Vec<(String, String)> {
-        let mut all = pairs(&[
-            ("Action", "SendMessage"),
-            ("Version", "2020-04-20"),
-            ("AccessKeyId", &self.key),
-            ("SignatureMethod", "HMAC-SHA1"),
-            ("SignatureVersion", "1.0"),
-            ("SignatureNonce", &self.nonce),
-            ("Timestamp", &self.date),
-        ]);
-        all.retain(|(name, _)| !self.query.iter().any(|(known, _)| known == name));
-        all.extend(self.query.iter().cloned());
-        let signature = sign_v1(&self.secret, self.verb, &borrowed(&all));
-        if !all.iter().any(|(name, _)| name == "Signature") {
-            all.push(("Signature".into(), signature));
-        }
-        all
-    }
-
-    pub(super) fn v1(&self) -> Vec<u8> {
-        let mut headers = self.headers.clone();
-        headers.push(("host".into(), self.host.clone()));
-        self.raw(&form(&self.v1_parameters()), &headers)
-    }
-
-    pub(super) fn v1_form(&self) -> Vec<u8> {
-        let form_type = "application/x-www-form-urlencoded";
-        let headers = pairs(&[("host", &self.host), ("content-type", form_type)]);
-        let body = form(&self.v1_parameters()).into_bytes();
-        Self { body, ..self.clone() }.raw("", &headers)
-    }
-
-    pub(super) fn raw(&self, query: &str, headers: &[(String, String)]) -> Vec<u8> {
-        let mark = if query.is_empty() { "" } else { "?" };
-        let mut text = format!("{} /{mark}{query} HTTP/1.1\r\n", self.verb.as_str());
-        for (name, value) in headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
-        }
-        text.push_str(&format!("content-length: {}\r\n\r\n", self.body.len()));
-        let mut bytes = text.into_bytes();
-        bytes.extend_from_slice(&self.body);
-        bytes
-    }
-}
-
-fn borrowed(pairs: &[(String, String)]) -> Vec<Parameter<'_>> {
-    pairs.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
 }
 
 /// A clock that panics once it was asked as often as it may be.

@@ -1,4 +1,5 @@
-use super::rig::{Call, INSTANCE, Reply, Rig, form, pairs, parameters};
+use super::call::{Call, form, nonce, pairs, parameters};
+use super::rig::{INSTANCE, Reply, Rig};
 use crate::admission::{Algorithm, Verb};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -38,7 +39,7 @@ async fn every_shape_of_v3_is_taken() {
     let mut times = 0;
     for call in calls {
         for algorithm in [Algorithm::Sha256, Algorithm::Sm3] {
-            let call = Call { nonce: super::rig::nonce(), ..call.clone() };
+            let call = Call { nonce: nonce(), ..call.clone() };
             times += 1;
             assert_stored(&rig, &rig.send(&call.v3(algorithm)).await, times);
         }
