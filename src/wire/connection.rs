@@ -59,9 +59,9 @@ impl Protocols {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut opening = [0; PREFACE.len()];
+        let open = open(&mut stream, &mut opening);
         let opened = tokio::select! {
-            opened = tokio::time::timeout(self.deadlines.first_byte, open(&mut stream, &mut opening))
-                => opened.ok().flatten(),
+            opened = tokio::time::timeout(self.deadlines.first_byte, open) => opened.ok().flatten(),
             () = draining(&mut shutdown) => None,
         };
         let Some(bytes) = opened else { return };

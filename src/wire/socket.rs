@@ -20,10 +20,11 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
 /// The client's socket as hyper sees it: under deadlines, and with no target longer than it takes.
 ///
-/// hyper reads from it in few places. While a call's body is read to its end and its answer is not
-/// ready, hyper reads only to notice a client that has gone, and only if it has no unread byte of
-/// its own (`mid_message_detect_eof`, with half-close off). So a read in [`Phase::Answering`] begins
-/// a message, as the connection's first one does. Bytes given to hyper end the boundary.
+/// Where a message begins is never parsed, only learnt from hyper. Once a call's body was read to
+/// its end and until its answer is ready, hyper reads only to notice a client that has gone, and
+/// only if it holds no unread byte itself (`mid_message_detect_eof`, with half-close off). So a
+/// read in [`Phase::Answering`] begins a message, as the connection's first one does. Bytes given
+/// to hyper end the boundary.
 pub(super) struct Socket<S> {
     inner: S,
     /// `None` for HTTP/2, whose targets are left alone.
