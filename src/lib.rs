@@ -16,12 +16,4 @@ pub mod metering;
 pub mod admission;
 pub mod wire;
 pub mod queue;
-pub mod journal;
-pub mod shard;
-pub mod delivery;
-pub mod ledger;
-pub mod ops;
-
-pub mod config;
-pub mod pipeline;
-pub mod cli;
+pub mod wire;

@@ -112,7 +112,8 @@ mod tests {
         let written = |format| String::from_utf8(success(format, message, request)).unwrap();
         assert_eq!(
             written(Format::Json),
-            r#"{"MsgId":"000000000000000000000000000000AB","RequestId":"00000000-0000-5000-8000-000000000000"}"#
+            "{\"MsgId\":\"000000000000000000000000000000AB\",\
+             \"RequestId\":\"00000000-0000-5000-8000-000000000000\"}"
         );
         assert_eq!(
             written(Format::Xml),

@@ -39,10 +39,6 @@ pub(super) struct Protocols {
 
 impl Protocols {
     pub(super) fn new(deadlines: Deadlines, service: Arc<Service>) -> Self {
-        let mut http1 = http1::Builder::new();
-        // The socket keeps the deadlines; half-close off is what its boundaries rest on.
-        http1.timer(TokioTimer::new()).header_read_timeout(None);
-        http1.half_close(false).max_buf_size(HEAD_BYTES_MAX);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -54,7 +50,7 @@ impl Protocols {
             .max_local_error_reset_streams(RESET_STREAMS_MAX)
             .keep_alive_interval(deadlines.idle)
             .keep_alive_timeout(deadlines.header);
-        Self { http1, http2, deadlines, service }
+        Self { http1: http1_builder(), http2, deadlines, service }
     }
 
     /// Serves a connection until it ends, or `shutdown` turns true and its calls are answered.
@@ -63,9 +59,9 @@ impl Protocols {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut opening = [0; PREFACE.len()];
+        let open = open(&mut stream, &mut opening);
         let opened = tokio::select! {
-            opened = tokio::time::timeout(self.deadlines.first_byte, open(&mut stream, &mut opening))
-                => opened.ok().flatten(),
+            opened = tokio::time::timeout(self.deadlines.first_byte, open) => opened.ok().flatten(),
             () = draining(&mut shutdown) => None,
         };
         let Some(bytes) = opened else { return };
@@ -86,6 +82,15 @@ impl Protocols {
             drive(connection, http1::Connection::graceful_shutdown, shutdown).await;
         }
     }
+}
+
+/// hyper's side of an HTTP/1 connection. The socket keeps the deadlines, and half-close off is what
+/// its boundaries rest on.
+pub(super) fn http1_builder() -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1.timer(TokioTimer::new()).header_read_timeout(None);
+    http1.half_close(false).max_buf_size(HEAD_BYTES_MAX);
+    http1
 }
 
 /// Reads until it is clear which protocol is spoken. `None` if the client has gone.

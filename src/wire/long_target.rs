@@ -1,5 +1,5 @@
 //! Request lines longer than hyper takes. The official SDKs send a 64 KB payload in the query, a
-//! line of up to 262,216 bytes (`contract.md`, 1.2), while hyper and the `http` crate end at 65,534.
+//! line of up to 262,216 bytes, while hyper and the `http` crate end at a target of 65,534.
 //!
 //! A line is looked at only where a message is known to begin, and only if it starts `GET /?` or
 //! `POST /?`; everything else is hyper's, byte for byte.

@@ -16,6 +16,9 @@ mod response;
 mod service;
 mod socket;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

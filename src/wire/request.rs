@@ -13,7 +13,9 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::body::Format;
 use super::problem::Problem;
-use crate::admission::{Parameter, Parameters, Refusal, Scheme, SendMessage, Verb};
+use crate::admission::{
+    PARAMETERS_MAX, Parameter, Parameters, ParametersError, Refusal, Scheme, SendMessage, Verb,
+};
 
 /// Largest request body, in bytes: a 64 KiB payload whose Base64 is percent-encoded throughout
 /// takes 262,152, and a call's other parameters come on top.
@@ -45,16 +47,16 @@ async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
-        if whole.len() + parts.len() + data.len() > BODY_BYTES_MAX {
+        let Ok(part) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
+        if whole.len() + parts.len() + part.len() > BODY_BYTES_MAX {
             return Err(Problem::BodyTooLarge);
         }
         if whole.is_empty() && parts.is_empty() {
             // Nearly every body comes in one piece, which is then not copied.
-            whole = data;
+            whole = part;
         } else {
             parts.extend_from_slice(&std::mem::take(&mut whole));
-            parts.extend_from_slice(&data);
+            parts.extend_from_slice(&part);
         }
         if body.is_end_stream() {
             break;
@@ -135,6 +137,9 @@ fn form(text: &[u8]) -> Result<Vec<Parameter<'_>>, Problem> {
             Some(at) => (&pair[..at], &pair[at + 1..]),
             None => (pair, &[][..]),
         };
+        if parameters.len() == PARAMETERS_MAX {
+            return Err(ParametersError::TooMany.into());
+        }
         parameters.push((decode(name)?, decode(value)?));
     }
     Ok(parameters)

@@ -20,10 +20,11 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
 /// The client's socket as hyper sees it: under deadlines, and with no target longer than it takes.
 ///
-/// hyper reads from it in few places. While a call's body is read to its end and its answer is not
-/// ready, hyper reads only to notice a client that has gone, and only if it has no unread byte of
-/// its own (`mid_message_detect_eof`, with half-close off). So a read in [`Phase::Answering`] begins
-/// a message, as the connection's first one does. Bytes given to hyper end the boundary.
+/// Where a message begins is never parsed, only learnt from hyper. Once a call's body was read to
+/// its end and until its answer is ready, hyper reads only to notice a client that has gone, and
+/// only if it holds no unread byte itself (`mid_message_detect_eof`, with half-close off). So a
+/// read in [`Phase::Answering`] begins a message, as the connection's first one does. Bytes given
+/// to hyper end the boundary.
 pub(super) struct Socket<S> {
     inner: S,
     /// `None` for HTTP/2, whose targets are left alone.
@@ -193,15 +194,23 @@ impl<S: AsyncRead + Unpin> Socket<S> {
             Place::TooLong => self.poll_too_long(cx, buf, crossing),
             Place::Over => Poll::Pending,
         };
-        if read.is_ready() || crossing.phase() != Phase::Head {
+        if read.is_ready() {
             return read;
+        }
+        ready!(self.poll_deadline(cx, crossing));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Ready once the client was waited for too long; while a call is served it is not waited for.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, crossing: &Crossing) -> Poll<()> {
+        if crossing.phase() != Phase::Head {
+            return Poll::Pending;
         }
         let wait = match self.place {
             Place::Boundary if self.held.is_empty() => Wait::Request,
             _ => Wait::Head,
         };
-        ready!(self.reading.poll(cx, wait, crossing.calls()));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        self.reading.poll(cx, wait, crossing.calls())
     }
 
     /// Reads what nobody wants, so that the answer is not lost to a reset.
@@ -263,9 +272,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         self.inner.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
-        self.writing.watch(cx, flushed)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        if this.place != Place::Within
+            && let Some(crossing) = this.crossing.clone()
+            && this.poll_deadline(cx, &crossing).is_ready()
+        {
+            // hyper read while it answered and will not read again before bytes come or it is
+            // woken, so this is where the next request's deadline begins.
+            cx.waker().wake_by_ref();
+        }
+        this.writing.watch(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,0 +1,103 @@
+use std::time::Duration;
+
+use super::call::Call;
+use super::rig::{BURST, Fate, Fragile, Options, PATIENCE, Rig};
+use crate::admission::Algorithm;
+use crate::wire::Config;
+
+const V3: Algorithm = Algorithm::Sha256;
+
+#[tokio::test]
+async fn a_panic_before_the_push_is_answered_and_takes_nothing() {
+    let clock = Fragile::good_for(100);
+    let options = Options { admission_clock: Some(clock.clone()), ..Options::default() };
+    let rig = Rig::with(options).await;
+    let call = Call::new();
+    clock.good.store(0, std::sync::atomic::Ordering::Relaxed);
+    let mut client = rig.connect().await;
+    client.write(&call.v3(V3)).await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.member("Code").as_str()), (500, "InternalError"));
+    assert_eq!(reply.member("RequestId"), reply.header("x-acs-request-id"));
+    assert!(client.ended().await, "a connection that saw a bug is not used again");
+    assert_eq!((rig.metrics.panics.get(), rig.stored.lock().len()), (1, 0));
+    clock.good.store(100, std::sync::atomic::Ordering::Relaxed);
+    let good = rig.send(&call.v3(V3)).await;
+    assert_eq!((good.status, good.remaining()), (200, BURST - 1));
+}
+
+#[tokio::test]
+async fn a_panic_after_the_push_closes_the_connection_without_an_answer() {
+    // Asked at the start of the call, and no more.
+    let wire_clock = Fragile::good_for(1);
+    let rig = Rig::with(Options { wire_clock: Some(wire_clock), ..Options::default() }).await;
+    let mut client = rig.connect().await;
+    client.write(&Call::new().v3(V3)).await;
+    assert!(client.try_reply().await.is_none());
+    assert_eq!((rig.metrics.panics.get(), rig.stored.lock().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn at_the_cap_a_connection_waits_for_another_to_end() {
+    let config = Config { connections_max: 1, ..Config::default() };
+    let rig = Rig::with(Options { config, ..Options::default() }).await;
+    let mut first = rig.connect().await;
+    first.write(&Call::new().v3(V3)).await;
+    assert_eq!(first.reply().await.status, 200);
+    let mut second = rig.connect().await;
+    second.write(&Call::new().v3(V3)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(rig.stored.lock().len(), 1, "the second is not served yet");
+    assert_eq!(rig.metrics.connections.get(), 1);
+    drop(first);
+    assert_eq!(second.reply().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_shutdown_finishes_open_calls_and_closes_idle_connections() {
+    let rig = Rig::start().await;
+    let mut idle = rig.connect().await;
+    idle.write(&Call::new().v3(V3)).await;
+    assert_eq!(idle.reply().await.status, 200);
+    let mut silent = rig.connect().await;
+    rig.set_fate(Fate::Held);
+    let mut busy = rig.connect().await;
+    busy.write(&Call::new().v3(V3)).await;
+    rig.until(|rig| rig.metrics.connections.get() == 3).await;
+    rig.until_taken(2).await;
+    rig.shutdown.send(true).unwrap();
+    assert!(idle.ended().await && silent.ended().await);
+    rig.set_fate(Fate::Stored);
+    let reply = busy.reply().await;
+    assert_eq!((reply.status, reply.header("connection")), (200, "close"));
+    assert!(busy.ended().await);
+    tokio::time::timeout(PATIENCE, rig.serving).await.unwrap().unwrap();
+    assert!(tokio::net::TcpStream::connect(rig.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_drain_ends_when_its_grace_has_passed() {
+    let config = Config { drain: Duration::from_millis(100), ..Config::default() };
+    let rig = Rig::with(Options { config, ..Options::default() }).await;
+    rig.set_fate(Fate::Held);
+    let mut busy = rig.connect().await;
+    busy.write(&Call::new().v3(V3)).await;
+    rig.until_taken(1).await;
+    rig.shutdown.send(true).unwrap();
+    tokio::time::timeout(PATIENCE, rig.serving).await.unwrap().unwrap();
+    assert!(busy.try_reply().await.is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_slot_to_the_next() {
+    let rig = Rig::with(Options { slots: 1, ..Options::default() }).await;
+    rig.set_fate(Fate::Held);
+    let mut gone = rig.connect().await;
+    gone.write(&Call::new().v3(V3)).await;
+    rig.until_taken(1).await;
+    drop(gone);
+    rig.until(|rig| rig.metrics.connections.get() == 0).await;
+    rig.set_fate(Fate::Stored);
+    assert_eq!(rig.send(&Call::new().v3(V3)).await.status, 200);
+    assert_eq!(rig.stored.lock().len(), 2, "what was pushed is stored");
+}
