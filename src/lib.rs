@@ -11,5 +11,6 @@
 
 pub mod admission;
 pub mod clock;
+pub mod delivery;
 pub mod message;
 pub mod metering;

@@ -1,0 +1,100 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::message::InstanceId;
+
+/// What the embedded broker needs to know before it binds.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where devices connect. Default 127.0.0.1:1883; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Every access key a device may sign in with.
+    pub access_keys: Vec<AccessKey>,
+    /// The instances; no device of any other is let in.
+    pub instances: Vec<Instance>,
+    /// What one session may hold up.
+    pub limits: Limits,
+}
+
+/// An access key and the account it speaks for.
+#[derive(Clone, Debug)]
+pub struct AccessKey {
+    /// Its id, as in the user name `Signature|{id}|{instance}`.
+    pub id: String,
+    /// The key of the client id's signature.
+    pub secret: Secret,
+    /// The account that owns it.
+    pub account: String,
+}
+
+/// An instance and the devices it names itself.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// The account that owns it.
+    pub account: String,
+    /// Devices with a password of their own, beside those that sign in with an access key.
+    pub devices: Vec<Device>,
+}
+
+/// A device with a password of its own: user name `Device|{name}|{instance}`.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its name, unique within its instance.
+    pub name: String,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// A secret that never shows in `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a text as a secret.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// How much may wait for one session, and how long a slow one may hold a publish up.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Messages that wait for a session, in flight included. Default 16,384.
+    pub session_messages_max: usize,
+    /// Bytes that wait for a session: payload, topic and [`MESSAGE_OVERHEAD_BYTES`] a message.
+    /// Default 16 MiB. One message more is always taken.
+    pub session_bytes_max: usize,
+    /// How long a connected session that is full may take to read half of what waits for it
+    /// before it is cut off. Default 3 s.
+    pub stalled_after: Duration,
+    /// How long one write to a device may block before its connection is closed. Default 5 s.
+    pub write_timeout: Duration,
+}
+
+/// What a waiting message costs beside its payload and topic, in bytes.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 512;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            session_messages_max: 16_384,
+            session_bytes_max: 16 * 1024 * 1024,
+            stalled_after: Duration::from_secs(3),
+            write_timeout: Duration::from_secs(5),
+        }
+    }
+}

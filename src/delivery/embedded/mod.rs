@@ -1,0 +1,221 @@
+//! The embedded broker: rmqtt in this process, each instance apart from every other.
+//!
+//! As with ApsaraMQ for MQTT there are no retained messages and no shared subscriptions. Wills are
+//! published, within their instance.
+
+mod arrival;
+mod backlog;
+mod config;
+mod hooks;
+mod sign_in;
+mod tables;
+mod tenants;
+#[cfg(test)]
+mod tests;
+
+pub use config::{AccessKey, Config, Device, Instance, Limits, MESSAGE_OVERHEAD_BYTES, Secret};
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rmqtt::codec::types::Publish as Packet;
+use rmqtt::codec::v5::PublishProperties;
+use rmqtt::context::ServerContext;
+use rmqtt::net::{Builder, Listener};
+use rmqtt::server::MqttServer;
+use rmqtt::types::{Publish, QoS};
+use rmqtt::utils::timestamp_millis;
+use tokio::task::JoinHandle;
+
+use self::hooks::Hooks;
+use self::sign_in::Directory;
+use self::tables::{Sessions, Subscriptions};
+use self::tenants::Tenants;
+use super::broker::{Broker, PublishError, RefusedBy};
+use crate::message::{CLIENT_ID_CHARS_MAX, Message, PAYLOAD_BYTES_MAX};
+use crate::metering::DeviceMetrics;
+
+/// Largest packet in either direction: a payload, a topic and MQTT 5 properties.
+const PACKET_BYTES_MAX: u32 = 128 * 1024;
+const _: () = assert!(PACKET_BYTES_MAX as usize >= PAYLOAD_BYTES_MAX + 4 * 1024);
+/// Messages of QoS 1 and 2 a device may leave unacknowledged.
+const IN_FLIGHT_MAX: NonZeroU16 = NonZeroU16::new(256).unwrap();
+/// Connections in their CONNECT at the same time; more wait.
+const HANDSHAKES_MAX: usize = 10_000;
+/// How long a device may take from its protocol version to the end of its CONNECT.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a session with cleanSession=false outlives its connection (ApsaraMQ: three days).
+const SESSION_EXPIRY: Duration = Duration::from_secs(72 * 60 * 60);
+/// Filters one session may hold.
+const SUBSCRIPTIONS_MAX: usize = 100;
+/// How often sessions are counted.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often a stopping broker looks whether its sessions are done.
+const FLUSH_POLL: Duration = Duration::from_millis(10);
+
+/// The broker in this process.
+pub struct EmbeddedBroker {
+    local_addr: SocketAddr,
+    broker: ServerContext,
+    tenants: Arc<Tenants>,
+    stopping: AtomicBool,
+    accepting: JoinHandle<()>,
+    sweeping: JoinHandle<()>,
+}
+
+/// Why the embedded broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be bound.
+    #[error(
+        "delivery.embedded.listen: cannot listen on {listen}: {reason}; stop what listens there \
+         or choose another address"
+    )]
+    Bind {
+        /// The address asked for.
+        listen: SocketAddr,
+        /// What the operating system says.
+        reason: rmqtt::Error,
+    },
+}
+
+impl EmbeddedBroker {
+    /// Binds the listener and accepts devices from then on.
+    ///
+    /// # Errors
+    /// [`StartError`] if the address cannot be bound.
+    pub async fn start(config: &Config, metrics: &DeviceMetrics) -> Result<Self, StartError> {
+        let bind = |reason| StartError::Bind { listen: config.listen, reason };
+        let listener = listener(config).map_err(bind)?;
+        let local_addr = listener.local_addr().map_err(bind)?;
+        // Its busy check refuses devices by the machine's CPU load, which is not the broker's own.
+        let broker = ServerContext::new().busy_check_enable(false).build().await;
+        let tenants = Arc::new(Tenants::new(&broker, config, metrics));
+        *broker.extends.shared_mut().await = Box::new(Sessions(Arc::clone(&tenants)));
+        *broker.extends.router_mut().await = Box::new(Subscriptions(Arc::clone(&tenants)));
+        let directory = Arc::new(Directory::new(config));
+        Hooks { directory, tenants: Arc::clone(&tenants) }.register(&broker).await;
+        let server = MqttServer::new(broker.clone()).listener_by_id(listener, local_addr.port());
+        let accepting = tokio::spawn(accept(server.build()));
+        let sweeping = tokio::spawn(sweep(Arc::clone(&tenants)));
+        let stopping = AtomicBool::new(false);
+        Ok(Self { local_addr, broker, tenants, stopping, accepting, sweeping })
+    }
+
+    /// Where devices connect; the port is real even if 0 was asked for.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Takes no more messages and no more devices, waits up to `flush_max` until connected devices
+    /// have acknowledged what waits for them, then closes every connection.
+    pub async fn shutdown(&self, flush_max: Duration) {
+        self.stopping.store(true, Ordering::Release);
+        self.accepting.abort();
+        let flushed = async {
+            for tenant in self.tenants.iter() {
+                while !tenant.is_flushed().await {
+                    tokio::time::sleep(FLUSH_POLL).await;
+                }
+            }
+        };
+        if tokio::time::timeout(flush_max, flushed).await.is_err() {
+            tracing::warn!("stopping while devices have yet to acknowledge messages");
+        }
+        self.tenants.iter().for_each(|tenant| tenant.close_all());
+        let closed = async {
+            while self.broker.connections.count() > 0 {
+                tokio::time::sleep(FLUSH_POLL).await;
+            }
+        };
+        // A connection that does not close in time ends with the process.
+        let _ = tokio::time::timeout(SWEEP_EVERY, closed).await;
+        self.sweeping.abort();
+    }
+}
+
+impl Drop for EmbeddedBroker {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.sweeping.abort();
+    }
+}
+
+impl Broker for EmbeddedBroker {
+    async fn publish(&self, message: &Message) -> Result<(), PublishError> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(PublishError::Unavailable);
+        }
+        let tenant = self.tenants.of_instance(&message.instance);
+        let tenant = tenant.ok_or(RefusedBy::UnknownInstance)?;
+        let (_, full) = tenant.forward(tenant.weir(), &packet(message)).await;
+        if !full.is_empty() {
+            tenant.settle(tenant.weir(), full).await;
+        }
+        Ok(())
+    }
+}
+
+fn packet(message: &Message) -> Publish {
+    let user_properties = vec![
+        ("msg_id".into(), message.id.to_string().into()),
+        ("instance_id".into(), message.instance.as_str().into()),
+    ];
+    let packet = Packet {
+        dup: false,
+        retain: false,
+        qos: QoS::AtLeastOnce,
+        topic: message.topic.as_str().into(),
+        packet_id: None,
+        payload: message.payload.bytes().clone(),
+        properties: Some(PublishProperties { user_properties, ..PublishProperties::default() }),
+    };
+    let target = message.topic.p2p_target().map(Into::into);
+    Publish::new(Box::new(packet), target, None, Some(timestamp_millis()))
+}
+
+fn listener(config: &Config) -> rmqtt::Result<Listener> {
+    Builder::new()
+        .name("devices")
+        .laddr(config.listen)
+        .reuseaddr(Some(true))
+        .nodelay(true)
+        .allow_anonymous(false)
+        .max_packet_size(PACKET_BYTES_MAX)
+        // In bytes, while client ids in the field are ASCII (ApsaraMQ allows nothing else).
+        .max_clientid_len(CLIENT_ID_CHARS_MAX)
+        .max_handshaking_limit(HANDSHAKES_MAX)
+        .handshake_timeout(HANDSHAKE_TIMEOUT)
+        .send_timeout(config.limits.write_timeout)
+        .max_inflight(IN_FLIGHT_MAX)
+        // The session's backlog is the bound that counts; rmqtt's own must not be met before it.
+        .max_mqueue_len(config.limits.session_messages_max.saturating_mul(2))
+        .max_subscriptions(SUBSCRIPTIONS_MAX)
+        .session_expiry_interval(SESSION_EXPIRY)
+        .max_session_expiry_interval(SESSION_EXPIRY)
+        // A message waits as long as its session; MQTT forbids sending it again before a reconnect.
+        .message_expiry_interval(Duration::ZERO)
+        .message_retry_interval(Duration::ZERO)
+        .bind()?
+        .tcp()
+}
+
+async fn accept(server: MqttServer) {
+    if let Err(error) = server.run().await {
+        tracing::error!(%error, "the embedded broker stopped accepting devices");
+    }
+}
+
+async fn sweep(tenants: Arc<Tenants>) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        for tenant in tenants.iter() {
+            tenant.sweep().await;
+        }
+    }
+}
