@@ -10,6 +10,7 @@
 //! ```
 
 pub mod clock;
+pub mod delivery;
 pub mod message;
 pub mod metering;
 

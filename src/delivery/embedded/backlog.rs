@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use rmqtt::types::{From, Publish};
 use tokio::sync::Notify;
 
 use super::config::Limits;
@@ -11,7 +13,6 @@ use super::config::Limits;
 ///
 /// A message is counted for as long as its payload lives: in the channel, in the session's queue
 /// and in flight, until its PUBACK or the session's end frees it.
-#[derive(Debug)]
 pub(super) struct Backlog {
     messages_max: usize,
     bytes_max: usize,
@@ -19,6 +20,7 @@ pub(super) struct Backlog {
     bytes: AtomicUsize,
     cut_off: AtomicBool,
     drained: Notify,
+    arriving: Mutex<Option<Vec<(From, Publish)>>>,
 }
 
 impl Backlog {
@@ -30,6 +32,7 @@ impl Backlog {
             bytes: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
             drained: Notify::new(),
+            arriving: Mutex::new(None),
         }
     }
 
@@ -42,6 +45,11 @@ impl Backlog {
 
     pub(super) fn messages(&self) -> usize {
         self.messages.load(Ordering::Acquire)
+    }
+
+    /// False once nothing waits here and nothing is about to.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.messages() > 0 || self.arriving.lock().is_some()
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -67,6 +75,11 @@ impl Backlog {
     fn is_half_free(&self) -> bool {
         self.messages() <= self.messages_max / 2
             && self.bytes.load(Ordering::Acquire) <= self.bytes_max / 2
+    }
+
+    /// While a new connection takes the session over: what is kept back for it.
+    pub(super) fn arriving(&self) -> MutexGuard<'_, Option<Vec<(From, Publish)>>> {
+        self.arriving.lock()
     }
 
     /// True from the decision to close the connection until it is closed.

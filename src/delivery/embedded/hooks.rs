@@ -4,9 +4,10 @@ use async_trait::async_trait;
 use rmqtt::codec::v5::SubscribeAckReason;
 use rmqtt::context::ServerContext;
 use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType, Type};
+use rmqtt::inflight::{MomentStatus, OutInflightMessage};
 use rmqtt::net::MqttError;
 use rmqtt::session::Session;
-use rmqtt::types::{AuthResult, ConnectInfo, Publish, Reason, SubscribeAclResult};
+use rmqtt::types::{AuthResult, ConnectInfo, From, Publish, QoS, Reason, SubscribeAclResult};
 
 use super::sign_in::{Directory, Refused};
 use super::tenants::Tenants;
@@ -26,6 +27,7 @@ impl Hooks {
             Type::ClientAuthenticate,
             Type::ClientSubscribeCheckAcl,
             Type::MessagePublish,
+            Type::MessageDelivered,
             Type::MessageDropped,
             Type::ClientDisconnected,
         ] {
@@ -48,12 +50,8 @@ impl Hooks {
         let Some(tenant) = self.tenants.of(&session.id) else {
             return;
         };
-        let session_ends = match session.connect_info().await.as_deref() {
-            Ok(ConnectInfo::V3(_, connect)) => connect.clean_session,
-            Ok(ConnectInfo::V5(..)) => session.fitter.session_expiry_interval(None).is_zero(),
-            Err(_) => true,
-        };
-        tenant.disconnected(&session.id.client_id, is_write_timeout(reason), session_ends);
+        let stalled = is_write_timeout(reason);
+        tenant.disconnected(&session.id.client_id, stalled, !is_stored(session).await);
     }
 }
 
@@ -72,6 +70,12 @@ impl Handler for Hooks {
             Parameter::MessagePublish(_, _, publish) => {
                 (false, addressed(publish).map(HookResult::Publish).or(so_far))
             }
+            Parameter::MessageDelivered(session, from, publish) => {
+                if is_stored(session).await {
+                    keep_in_flight(session, from, publish).await;
+                }
+                (true, so_far)
+            }
             Parameter::MessageDropped(Some(to), _, _, reason) => {
                 if let (Some(tenant), Some(reason)) = (self.tenants.of(to), drop_reason(reason)) {
                     tenant.dropped(reason, 1);
@@ -85,6 +89,27 @@ impl Handler for Hooks {
             _ => (true, so_far),
         }
     }
+}
+
+/// Whether a session outlives its connection.
+async fn is_stored(session: &Session) -> bool {
+    match session.connect_info().await.as_deref() {
+        Ok(ConnectInfo::V3(_, connect)) => !connect.clean_session,
+        Ok(ConnectInfo::V5(..)) => !session.fitter.session_expiry_interval(None).is_zero(),
+        Err(_) => false,
+    }
+}
+
+/// Enters a message as in flight before it is written. rmqtt does so after, and so loses the one
+/// message whose write fails; its own entry replaces this one.
+async fn keep_in_flight(session: &Session, from: &From, publish: &Publish) {
+    let status = match publish.qos {
+        QoS::AtMostOnce => return,
+        QoS::AtLeastOnce => MomentStatus::UnAck,
+        QoS::ExactlyOnce => MomentStatus::UnReceived,
+    };
+    let message = OutInflightMessage::new(status, from.clone(), publish.clone());
+    session.out_inflight().write().await.push_back(message);
 }
 
 /// A device may not subscribe to what is addressed to another, and no shared subscriptions.

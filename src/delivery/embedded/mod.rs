@@ -3,6 +3,7 @@
 //! As with ApsaraMQ for MQTT there are no retained messages and no shared subscriptions. Wills are
 //! published, within their instance.
 
+mod arrival;
 mod backlog;
 mod config;
 mod hooks;
@@ -29,8 +30,6 @@ use rmqtt::types::{Publish, QoS};
 use rmqtt::utils::timestamp_millis;
 use tokio::task::JoinHandle;
 
-pub use self::sign_in::device_password;
-
 use self::hooks::Hooks;
 use self::sign_in::Directory;
 use self::tables::{Sessions, Subscriptions};
@@ -40,7 +39,8 @@ use crate::message::{CLIENT_ID_CHARS_MAX, Message, PAYLOAD_BYTES_MAX};
 use crate::metering::DeviceMetrics;
 
 /// Largest packet in either direction: a payload, a topic and MQTT 5 properties.
-const PACKET_BYTES_MAX: u32 = 2 * PAYLOAD_BYTES_MAX as u32;
+const PACKET_BYTES_MAX: u32 = 128 * 1024;
+const _: () = assert!(PACKET_BYTES_MAX as usize >= PAYLOAD_BYTES_MAX + 4 * 1024);
 /// Messages of QoS 1 and 2 a device may leave unacknowledged.
 const IN_FLIGHT_MAX: NonZeroU16 = NonZeroU16::new(256).unwrap();
 /// Connections in their CONNECT at the same time; more wait.
@@ -49,8 +49,8 @@ const HANDSHAKES_MAX: usize = 10_000;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a session with cleanSession=false outlives its connection (ApsaraMQ: three days).
 const SESSION_EXPIRY: Duration = Duration::from_secs(72 * 60 * 60);
-/// Filters one session may hold (ApsaraMQ for MQTT, "Limits").
-const SUBSCRIPTIONS_MAX: usize = 30;
+/// Filters one session may hold.
+const SUBSCRIPTIONS_MAX: usize = 100;
 /// How often sessions are counted.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often a stopping broker looks whether its sessions are done.

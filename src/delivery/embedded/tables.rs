@@ -19,6 +19,7 @@ use rmqtt::types::{
 };
 use rmqtt::utils::Counter;
 
+use super::arrival::Arrival;
 use super::tenants::Tenants;
 use crate::metering::DropReason;
 
@@ -30,7 +31,8 @@ pub(super) struct Sessions(pub(super) Arc<Tenants>);
 #[async_trait]
 impl Shared for Sessions {
     fn entry(&self, id: Id) -> Box<dyn Entry> {
-        self.0.tables(&id).sessions.entry(id)
+        let tenant = self.0.of(&id).cloned();
+        Box::new(Arrival::new(self.0.tables(&id).sessions.entry(id), tenant))
     }
 
     /// What a device publishes, its will included. A full session does not hold it up: the

@@ -85,10 +85,16 @@ pub(super) struct Tenant {
     weir: From,
 }
 
+/// What became of a message offered to a session.
+enum Offer {
+    Taken,
+    NoSession,
+    Full(Held),
+}
+
 /// A message that found its session full.
 pub(super) struct Held {
     client_id: ClientId,
-    session: Tx,
     backlog: Arc<Backlog>,
     publish: Publish,
 }
@@ -122,14 +128,9 @@ impl Tenant {
     /// Hands a message to every matching session that has room; returns how many that were, and
     /// the sessions that had none.
     pub(super) async fn forward(&self, from: &From, publish: &Publish) -> (usize, Vec<Held>) {
-        let bytes = publish.payload.len() + publish.topic.len() + MESSAGE_OVERHEAD_BYTES;
         let mut reached = 0;
         let mut held = Vec::new();
         for (_, client_id, options, subscription_ids, _) in self.matches(from, publish).await {
-            let Some((session, _)) = self.tables.sessions.tx(&client_id) else {
-                self.dropped(DropReason::NoSession, 1);
-                continue;
-            };
             let mut copy = publish.clone();
             copy.dup = false;
             copy.retain = false;
@@ -138,17 +139,35 @@ impl Tenant {
             if let (Some(ids), Some(properties)) = (subscription_ids, &mut copy.properties) {
                 properties.subscription_ids = ids;
             }
-            let backlog = self.backlog(&client_id);
-            if backlog.is_full() || backlog.is_cut_off() {
-                held.push(Held { client_id, session, backlog, publish: copy });
-            } else {
-                copy.payload = backlog.hold(copy.payload.clone(), bytes);
-                if session.unbounded_send(ToSession::Forward(from.clone(), copy)).is_ok() {
-                    reached += 1;
-                }
+            match self.offer(from, client_id, copy) {
+                Offer::Taken => reached += 1,
+                Offer::NoSession => self.dropped(DropReason::NoSession, 1),
+                Offer::Full(full) => held.push(full),
             }
         }
         (reached, held)
+    }
+
+    fn offer(&self, from: &From, client_id: ClientId, mut publish: Publish) -> Offer {
+        let backlog = self.backlog(&client_id);
+        // Held until the message is on its way: a takeover must not begin in between.
+        let mut arriving = backlog.arriving();
+        if backlog.is_full() || backlog.is_cut_off() {
+            drop(arriving);
+            return Offer::Full(Held { client_id, backlog, publish });
+        }
+        let bytes = publish.payload.len() + publish.topic.len() + MESSAGE_OVERHEAD_BYTES;
+        if let Some(waiting) = arriving.as_mut() {
+            publish.payload = backlog.hold(publish.payload.clone(), bytes);
+            waiting.push((from.clone(), publish));
+            return Offer::Taken;
+        }
+        let Some((session, _)) = self.tables.sessions.tx(&client_id) else {
+            return Offer::NoSession;
+        };
+        publish.payload = backlog.hold(publish.payload.clone(), bytes);
+        let sent = session.unbounded_send(ToSession::Forward(from.clone(), publish));
+        sent.map_or(Offer::NoSession, |()| Offer::Taken)
     }
 
     async fn matches(&self, from: &From, publish: &Publish) -> SubRelations {
@@ -166,23 +185,47 @@ impl Tenant {
         join_all(held.into_iter().map(|held| self.settle_one(from, held))).await;
     }
 
-    async fn settle_one(&self, from: &From, held: Held) {
-        let Held { client_id, session, backlog, mut publish } = held;
-        if !backlog.is_cut_off() && !self.is_connected(&client_id).await {
-            return self.dropped(DropReason::SessionFull, 1);
-        }
-        if !backlog.is_cut_off() && backlog.drained(self.limits.stalled_after).await {
-            let bytes = publish.payload.len() + publish.topic.len() + MESSAGE_OVERHEAD_BYTES;
-            publish.payload = backlog.hold(publish.payload.clone(), bytes);
-            // A session that has ended meanwhile waits for nothing.
-            let _ = session.unbounded_send(ToSession::Forward(from.clone(), publish));
-            return;
-        }
-        if !backlog.is_cut_off() {
-            backlog.set_cut_off(true);
-            let _ = session.unbounded_send(ToSession::Closed(Reason::from_static("stalled")));
+    async fn settle_one(&self, from: &From, mut held: Held) {
+        while !held.backlog.is_cut_off() {
+            if !self.is_connected(&held.client_id).await {
+                return self.dropped(DropReason::SessionFull, 1);
+            }
+            if !held.backlog.drained(self.limits.stalled_after).await {
+                held.backlog.set_cut_off(true);
+                self.close(&held.client_id, Reason::from_static("the device stopped reading"));
+                break;
+            }
+            match self.offer(from, held.client_id, held.publish) {
+                Offer::Taken => return,
+                Offer::NoSession => return self.dropped(DropReason::NoSession, 1),
+                Offer::Full(again) => held = again,
+            }
         }
         self.dropped(DropReason::StalledReader, 1);
+    }
+
+    /// Keeps back what is published to a client id until its new connection is in place.
+    pub(super) fn hold_for_arrival(&self, client_id: &ClientId) {
+        *self.backlog(client_id).arriving() = Some(Vec::new());
+    }
+
+    /// The new connection is in place: it gets what was kept back. A clean start gets only what
+    /// was addressed to it; the rest was for subscriptions that are gone.
+    pub(super) fn arrived(&self, client_id: &ClientId, session: &Tx, clean_start: bool) {
+        let backlog = self.backlog(client_id);
+        let mut arriving = backlog.arriving();
+        for (from, publish) in arriving.take().unwrap_or_default() {
+            if !clean_start || publish.target_clientid.is_some() {
+                // A session that has ended meanwhile waits for nothing.
+                let _ = session.unbounded_send(ToSession::Forward(from, publish));
+            }
+        }
+    }
+
+    /// The new connection failed after the old one was gone, and the session with it.
+    pub(super) fn arrival_failed(&self, client_id: &ClientId) {
+        let kept_back = self.backlog(client_id).arriving().take().unwrap_or_default();
+        self.dropped(DropReason::NoSession, kept_back.len() as u64);
     }
 
     /// A device's connection is gone: what waited for it is lost if its session ends with it.
@@ -191,7 +234,7 @@ impl Tenant {
             return;
         };
         if stalled || backlog.is_cut_off() {
-            tracing::warn!(instance = %self.instance, client_id = %client_id, "device cut off: it stopped reading");
+            tracing::warn!(instance = %self.instance, client = %client_id, "cut off a device that stopped reading");
             if session_ends {
                 self.dropped(DropReason::StalledReader, backlog.messages() as u64);
             }
@@ -217,7 +260,7 @@ impl Tenant {
         self.metrics.connected(&self.instance, connected);
         self.metrics.stored(&self.instance, stored);
         self.backlogs.retain(|client_id, backlog| {
-            backlog.messages() > 0 || self.tables.sessions.exist(client_id)
+            backlog.is_in_use() || self.tables.sessions.exist(client_id)
         });
     }
 
@@ -236,11 +279,14 @@ impl Tenant {
     /// Asks every session to close its connection.
     pub(super) fn close_all(&self) {
         for id in self.session_ids() {
-            if let Some(session) = self.tables.sessions.entry(id).tx() {
-                let reason = Reason::from_static("the broker is stopping");
-                // A session that has ended already needs no closing.
-                let _ = session.unbounded_send(ToSession::Closed(reason));
-            }
+            self.close(&id.client_id, Reason::from_static("the broker is stopping"));
+        }
+    }
+
+    fn close(&self, client_id: &ClientId, reason: Reason) {
+        if let Some((session, _)) = self.tables.sessions.tx(client_id) {
+            // A session that has ended already needs no closing.
+            let _ = session.unbounded_send(ToSession::Closed(reason));
         }
     }
 

@@ -1,6 +1,5 @@
 //! The embedded broker seen by real MQTT clients.
 
-mod cost;
 mod delivery;
 mod isolation;
 mod sign_in;
@@ -119,7 +118,8 @@ struct TestDevice {
 
 impl TestDevice {
     async fn connect(options: MqttOptions) -> Result<Self, ConnectReturnCode> {
-        let (client, mut events) = AsyncClient::new(options, 100);
+        let (client, mut events) = AsyncClient::new(options, 1_000);
+        events.network_options.set_tcp_nodelay(true);
         match tokio::time::timeout(PATIENCE, events.poll()).await.expect("a CONNACK") {
             Ok(Event::Incoming(Packet::ConnAck(ack))) => {
                 Ok(Self { client, events, session_present: ack.session_present })
@@ -151,9 +151,14 @@ impl TestDevice {
     }
 
     async fn receive(&mut self) -> (String, Bytes) {
+        let publish = self.receive_publish().await;
+        (publish.topic, publish.payload)
+    }
+
+    async fn receive_publish(&mut self) -> rumqttc::Publish {
         loop {
             if let Packet::Publish(publish) = self.packet().await {
-                return (publish.topic, publish.payload);
+                return publish;
             }
         }
     }
@@ -184,8 +189,10 @@ impl TestDevice {
         while !matches!(self.packet().await, Packet::PubAck(_)) {}
     }
 
+    /// Says good-bye and closes, as the protocol asks of a device.
     async fn disconnect(mut self) {
         self.client.disconnect().await.unwrap();
-        while self.events.poll().await.is_ok() {}
+        let gone = Event::Outgoing(rumqttc::Outgoing::Disconnect);
+        while self.events.poll().await.expect("connected") != gone {}
     }
 }

@@ -1,0 +1,155 @@
+//! A device that comes back to its stored session.
+//!
+//! Left to itself rmqtt loses what is published between the old connection's last look at its
+//! channel and the new one's entry in the table, and sends what was in flight again in reverse and
+//! behind newer messages. Here the session's backlog is held while one connection takes over from
+//! the other; then the new one gets everything in order: in flight, waiting, published meanwhile.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rmqtt::inflight::MomentStatus;
+use rmqtt::session::{OfflineInfo, Session};
+use rmqtt::shared::Entry;
+use rmqtt::types::{
+    From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason, SubsSearchResult,
+    Subscribe, SubscribeReturn, Tx, Unsubscribe,
+};
+
+use super::tenants::Tenant;
+
+/// rmqtt's handle to one client id's session, with its backlog held during a takeover.
+pub(super) struct Arrival {
+    entry: Box<dyn Entry>,
+    tenant: Option<Arc<Tenant>>,
+    takeover: Option<Takeover>,
+}
+
+#[derive(Default)]
+struct Takeover {
+    clean_start: bool,
+    handed_on: Vec<(From, Publish)>,
+    last_packet_id: u16,
+}
+
+impl Takeover {
+    /// Takes the messages out, but for a QoS 2 exchange whose PUBREL is owed: rmqtt repeats that.
+    fn take(&mut self, session: &mut OfflineInfo) {
+        for mut message in std::mem::take(&mut session.inflight_messages) {
+            let packet_id = message.publish.packet_id.map_or(0, |id| id.get());
+            self.last_packet_id = self.last_packet_id.max(packet_id);
+            if message.status == MomentStatus::UnComplete {
+                session.inflight_messages.push(message);
+            } else {
+                message.publish.dup = true;
+                self.handed_on.push((message.from, message.publish));
+            }
+        }
+        self.handed_on.extend(session.offline_messages.drain(..));
+    }
+}
+
+impl Arrival {
+    pub(super) fn new(entry: Box<dyn Entry>, tenant: Option<Arc<Tenant>>) -> Self {
+        Self { entry, tenant, takeover: None }
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if let (Some(_), Some(tenant)) = (self.takeover.take(), &self.tenant) {
+            tenant.arrival_failed(&self.entry.id().client_id);
+        }
+    }
+}
+
+#[async_trait]
+impl Entry for Arrival {
+    async fn try_lock(&self) -> rmqtt::Result<Box<dyn Entry>> {
+        let locked = self.entry.try_lock().await?;
+        Ok(Box::new(Self::new(locked, self.tenant.clone())))
+    }
+
+    async fn kick(
+        &mut self,
+        clean_start: bool,
+        clear_subscriptions: bool,
+        is_admin: IsAdmin,
+    ) -> rmqtt::Result<OfflineSession> {
+        let takeover = self.takeover.insert(Takeover { clean_start, ..Takeover::default() });
+        if let Some(tenant) = &self.tenant {
+            tenant.hold_for_arrival(&self.entry.id().client_id);
+        }
+        let mut former = self.entry.kick(clean_start, clear_subscriptions, is_admin).await?;
+        if let OfflineSession::Exist(Some(session)) = &mut former {
+            takeover.take(session);
+        }
+        Ok(former)
+    }
+
+    async fn set(&mut self, session: Session, tx: Tx) -> rmqtt::Result<()> {
+        let packet_ids = session.out_inflight().clone();
+        self.entry.set(session, tx.clone()).await?;
+        if let (Some(takeover), Some(tenant)) = (self.takeover.take(), &self.tenant) {
+            packet_ids.read().await.advance_next_id(takeover.last_packet_id);
+            for (from, publish) in takeover.handed_on {
+                // Whether this connection lives shows when it is served; its session goes with it.
+                let _ = tx.unbounded_send(ToSession::Forward(from, publish));
+            }
+            tenant.arrived(&self.entry.id().client_id, &tx, takeover.clean_start);
+        }
+        Ok(())
+    }
+
+    fn id(&self) -> Id {
+        self.entry.id()
+    }
+
+    fn id_same(&self) -> Option<bool> {
+        self.entry.id_same()
+    }
+
+    async fn remove(&mut self) -> rmqtt::Result<Option<(Session, Tx)>> {
+        self.entry.remove().await
+    }
+
+    async fn remove_with(&mut self, id: &Id) -> rmqtt::Result<Option<(Session, Tx)>> {
+        self.entry.remove_with(id).await
+    }
+
+    async fn online(&self) -> bool {
+        self.entry.online().await
+    }
+
+    async fn is_connected(&self) -> bool {
+        self.entry.is_connected().await
+    }
+
+    fn session(&self) -> Option<Session> {
+        self.entry.session()
+    }
+
+    fn exist(&self) -> bool {
+        self.entry.exist()
+    }
+
+    fn tx(&self) -> Option<Tx> {
+        self.entry.tx()
+    }
+
+    async fn subscribe(&self, subscribe: &Subscribe) -> rmqtt::Result<SubscribeReturn> {
+        self.entry.subscribe(subscribe).await
+    }
+
+    async fn unsubscribe(&self, unsubscribe: &Unsubscribe) -> rmqtt::Result<bool> {
+        self.entry.unsubscribe(unsubscribe).await
+    }
+
+    async fn publish(&self, from: From, publish: Publish) -> Result<(), (From, Publish, Reason)> {
+        self.entry.publish(from, publish).await
+    }
+
+    async fn subscriptions(&self) -> Option<Vec<SubsSearchResult>> {
+        self.entry.subscriptions().await
+    }
+}
