@@ -10,11 +10,18 @@
 //! ```
 
 pub mod clock;
-pub mod delivery;
 pub mod message;
 pub mod metering;
 
 pub mod admission;
 pub mod wire;
 pub mod queue;
-pub mod wire;
+pub mod journal;
+pub mod shard;
+pub mod delivery;
+pub mod ledger;
+pub mod ops;
+
+pub mod config;
+pub mod pipeline;
+pub mod cli;

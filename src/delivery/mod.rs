@@ -3,6 +3,12 @@
 //! Never: a claim that a message is delivered before the broker has taken it over.
 
 mod broker;
+mod courier;
+mod cursors;
+mod dead_letters;
 pub mod embedded;
 
 pub use broker::{Broker, PublishError, RefusedBy};
+pub use courier::{Courier, Delivered, Post, Progress};
+pub use cursors::{Cursors, CursorsError};
+pub use dead_letters::{DeadLetters, Reason};

@@ -14,6 +14,7 @@ mod tenants;
 mod tests;
 
 pub use config::{AccessKey, Config, Device, Instance, Limits, MESSAGE_OVERHEAD_BYTES, Secret};
+pub use sign_in::device_password;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;

@@ -95,7 +95,7 @@ impl Directory {
             UserName::Signature { access_key, instance } => {
                 let (secret, account) =
                     self.access_keys.get(access_key).ok_or(Refused::BadUserNameOrPassword)?;
-                if !same(sign(client_id, secret).as_bytes(), password) {
+                if !same(device_password(client_id, secret).as_bytes(), password) {
                     return Err(Refused::BadUserNameOrPassword);
                 }
                 let listed = self.instances.get(instance).ok_or(Refused::NotAuthorized)?;
@@ -113,7 +113,8 @@ impl Directory {
 }
 
 /// The password of a device that signs in with an access key.
-fn sign(client_id: &str, secret: &Secret) -> String {
+#[must_use]
+pub fn device_password(client_id: &str, secret: &Secret) -> String {
     #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
     let mut mac = Hmac::<Sha1>::new_from_slice(secret.bytes()).expect("any length is a key");
     mac.update(client_id.as_bytes());
@@ -161,7 +162,7 @@ mod tests {
     const CLIENT: &str = "GID_Test@@@0001";
 
     fn signed(user_name: &str, client_id: &str, secret: &str) -> Result<(), Refused> {
-        let password = sign(client_id, &Secret::new(secret.into()));
+        let password = device_password(client_id, &Secret::new(secret.into()));
         directory().check(client_id, user_name, password.as_bytes())
     }
 
@@ -171,7 +172,7 @@ mod tests {
         let secret = Secret::new("Jefe".into());
         let expected =
             STANDARD.encode(hex::decode("effcdf6ae5eb2fa2d27416d5f184df9c259a7c79").unwrap());
-        assert_eq!(sign("what do ya want for nothing?", &secret), expected);
+        assert_eq!(device_password("what do ya want for nothing?", &secret), expected);
     }
 
     #[test]

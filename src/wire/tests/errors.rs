@@ -161,14 +161,14 @@ async fn a_nonce_used_and_a_queue_full_are_said_with_the_quota() {
     let call = Call::new();
     assert_eq!(rig.send(&call.v3(V3)).await.status, 200);
     assert_refused(&rig.send(&call.v3(V3)).await, 400, "SignatureNonceUsed");
-    rig.queue.set_backlog_full(true);
+    rig.queue.backlog_gate().set_full(true);
     let next = Call::new();
     let full = rig.send(&next.v3(V3)).await;
     assert_refused(&full, 500, "SystemOverFlow");
     assert!(full.member("Message").ends_with("The backlog of undelivered messages is full."));
     assert_eq!(full.header("retry-after"), "1");
     assert_eq!(full.remaining(), BURST - 1);
-    rig.queue.set_backlog_full(false);
+    rig.queue.backlog_gate().set_full(false);
     assert_eq!(rig.send(&next.v3(V3)).await.status, 200, "the nonce was given back");
     rig.queue.close();
     let closed = rig.send(&Call::new().v3(V3)).await;
