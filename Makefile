@@ -1,0 +1,41 @@
+# What one does in this checkout; `make` lists it. Nothing but Rust and a C compiler has to be there.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Tools that cargo builds stay in the checkout.
+TOOLS := target/tools
+export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
+CARGO_DENY := $(or $(shell PATH="$(PATH)" command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
+CARGO_DENY_VERSION := 0.20.2
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: run
+run: ## Serve the demo; it prints what to paste to subscribe and to send
+	cargo run --release
+
+.PHONY: test
+test: tools ## Run every test, those with the official SDKs among them
+	cargo test
+
+.PHONY: tools
+tools: ## Install what the tests run: the SDKs and an MQTT client
+	@if [ -e tests/sdk/install ]; then tests/sdk/install; fi
+
+.PHONY: lint
+lint: $(CARGO_DENY) ## Check format, lints, dependencies and docs
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps
+
+.PHONY: bench
+bench: ## Measure each stage, and all of them end to end
+	cargo bench
+
+$(TOOLS)/bin/cargo-deny:
+	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)
