@@ -57,8 +57,8 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        if let (Some(_), Some(tenant)) = (self.takeover.take(), &self.tenant) {
-            tenant.arrival_failed(&self.entry.id().client_id);
+        if let (Some(takeover), Some(tenant)) = (self.takeover.take(), &self.tenant) {
+            tenant.arrival_failed(&self.entry.id().client_id, takeover.handed_on.len());
         }
     }
 }

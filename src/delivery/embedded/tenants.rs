@@ -223,9 +223,9 @@ impl Tenant {
     }
 
     /// The new connection failed after the old one was gone, and the session with it.
-    pub(super) fn arrival_failed(&self, client_id: &ClientId) {
+    pub(super) fn arrival_failed(&self, client_id: &ClientId, handed_on: usize) {
         let kept_back = self.backlog(client_id).arriving().take().unwrap_or_default();
-        self.dropped(DropReason::NoSession, kept_back.len() as u64);
+        self.dropped(DropReason::NoSession, (kept_back.len() + handed_on) as u64);
     }
 
     /// A device's connection is gone: what waited for it is lost if its session ends with it.
@@ -234,7 +234,8 @@ impl Tenant {
             return;
         };
         if stalled || backlog.is_cut_off() {
-            tracing::warn!(instance = %self.instance, client = %client_id, "cut off a device that stopped reading");
+            let instance = &self.instance;
+            tracing::warn!(%instance, %client_id, "cut off a device that stopped reading");
             if session_ends {
                 self.dropped(DropReason::StalledReader, backlog.messages() as u64);
             }
