@@ -17,8 +17,10 @@ pub(crate) const KEY: &str = "LTAI5tBenchmark0000000001";
 pub(crate) const SECRET: &str = "benchmarkSecret0123456789abcde";
 pub(crate) const INSTANCE: &str = "post-cn-bench000001";
 /// 120 bytes in Base64: with the other fields a record of about 200 bytes.
-pub(crate) const PAYLOAD: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw\
-    MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDEyMzQ1Njc4OTAx";
+pub(crate) const PAYLOAD: &str = concat!(
+    "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkw",
+    "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDEyMzQ1Njc4OTAx",
+);
 
 pub(crate) fn admission() -> Admission {
     let id = InstanceId::parse(INSTANCE).unwrap();

@@ -4,7 +4,7 @@
 //! ```text
 //! client --HTTP--> wire -> admission -> queue -> shard -> journal --+--> reply (200, MsgId)
 //!                   |         |                              |      |
-//!                   |      Refusal                        Poisoned  +--> delivery -> MQTT -> devices
+//!                   |      Refusal                        Poisoned  +--> delivery -> devices
 //!                   v                                               +--> ledger (usage rows)
 //!             one error table                                       +--> Prometheus
 //! ```

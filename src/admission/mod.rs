@@ -1,8 +1,8 @@
 //! Who may send, and how fast: `SendMessage` -> `Admitted` | `Refusal`.
 //!
 //! Each step is cheaper or more trusted than the next: known action and version, access key known,
-//! signature, timestamp, nonce not seen, instance owned, topic and payload valid; then, with a queue
-//! slot in hand, nonce inserted and token taken. What a refused call took is given back.
+//! signature, timestamp, nonce not seen, instance owned, topic and payload valid; then, with a
+//! queue slot in hand, nonce inserted and token taken. What a refused call took is given back.
 //!
 //! Never: store, label or charge anything keyed by a caller that is not authenticated.
 

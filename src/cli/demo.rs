@@ -1,6 +1,6 @@
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -66,7 +66,7 @@ pub(super) fn open() -> Result<Demo, Failure> {
 
 fn create(path: &Path) -> Result<(), std::io::Error> {
     let text = format!(
-        "# The demo of weir, made at its first start. Copy it to begin a configuration of your own.\n\
+        "# The demo of weir, made at its first start. Copy it to begin one of your own.\n\
          data_dir = \"{FOLDER}\"\n\n\
          [[accounts]]\nid = \"1000000000000001\"\n\
          [[accounts.access_keys]]\nid = \"LTAI5t{}\"\nsecret = \"{}\"\n\n\
@@ -75,7 +75,7 @@ fn create(path: &Path) -> Result<(), std::io::Error> {
         random_text(KEY_ID_CHARS)?,
         random_text(SECRET_CHARS)?,
     );
-    std::fs::create_dir_all(FOLDER)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(FOLDER)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

@@ -23,8 +23,8 @@ pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("
 
 const EXIT_CONFIG: u8 = 78;
 
-const ABOUT: &str = "Takes SendMessage calls of ApsaraMQ for MQTT over HTTP, limits and bills them, \
-    and hands the messages to MQTT devices.";
+const ABOUT: &str = "Takes SendMessage calls of ApsaraMQ for MQTT over HTTP, limits and bills \
+    them, and hands the messages to MQTT devices.";
 
 const AFTER_HELP: &str = "\
 Without a command weir serves. Without --config it serves a demo: one account, one instance, one
@@ -39,7 +39,7 @@ Exit codes:
 Environment:
   ALIBABA_CLOUD_ACCESS_KEY_ID, ALIBABA_CLOUD_ACCESS_KEY_SECRET   who `weir send` signs as
   WEIR_ENDPOINT                                                  where `weir send` sends to
-  RUST_LOG                                                       what is logged, such as weir=debug";
+  RUST_LOG                                                       what is logged: weir=debug";
 
 #[derive(Parser)]
 #[command(name = "weir", version = VERSION, about = ABOUT, after_help = AFTER_HELP)]

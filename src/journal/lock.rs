@@ -1,5 +1,6 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 const LOCK_NAME: &str = "lock";
@@ -47,7 +48,8 @@ impl DirectoryLock {
 
 fn open(data_dir: &Path) -> io::Result<File> {
     if !data_dir.is_dir() {
-        fs::create_dir_all(data_dir)?;
+        // Messages of tenants lie here: nobody else on the machine has to read them.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
         if let Some(parent) = fs::canonicalize(data_dir)?.parent() {
             File::open(parent)?.sync_all()?;
         }

@@ -172,7 +172,8 @@ fn write(transaction: &Transaction<'_>, fold: &Fold) -> rusqlite::Result<()> {
          SET count = count + excluded.count, peak = max(peak, excluded.peak)",
     )?;
     let mut total = transaction.prepare_cached(
-        "INSERT INTO total VALUES (?1, ?2) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        "INSERT INTO total VALUES (?1, ?2)
+         ON CONFLICT DO UPDATE SET count = count + excluded.count",
     )?;
     let mut newest = 0;
     for ((instance, at), count) in fold.seconds() {

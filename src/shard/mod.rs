@@ -69,7 +69,8 @@ impl Shard {
                 return;
             }
         }
-        tracing::error!(stream = %self.writer.stream().id(), "a shard panicked; its journal is poisoned");
+        let stream = self.writer.stream().id();
+        tracing::error!(%stream, "a shard panicked; its journal is poisoned");
         self.writer.poison(PoisonCause::Panicked);
         self.tickets.clear();
         self.batch.drain(..).for_each(|admitted| drop(admitted.keep()));

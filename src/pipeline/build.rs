@@ -1,0 +1,274 @@
+//! Every stage built and started, the ops port first and the data port last.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::admission::{self, Admission, FingerprintKey, Sources};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::delivery::embedded::EmbeddedBroker;
+use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
+use crate::journal::{DirectoryLock, Journal, JournalError, Sequence, Writer};
+use crate::ledger::{Clerk, Ledger};
+use crate::message::InstanceId;
+use crate::metering::{
+    AdmissionMetrics, Billing, DeliveryMetrics, DeviceMetrics, JournalMetrics, LedgerMetrics,
+    MeteringError, ProcessMetrics, QueueMetrics, Registry, WireMetrics,
+};
+use crate::ops::{Ops, Readiness, State};
+use crate::queue::{Intake, Queue};
+use crate::shard::Shard;
+use crate::wire::{self, Front};
+
+use super::recovery::{self, Recovery, Report};
+use super::upkeep::Upkeep;
+use super::{Addresses, Running, StartError, join};
+
+/// What every stage counts, built once.
+struct Meters {
+    registry: Registry,
+    wire: WireMetrics,
+    admission: AdmissionMetrics,
+    queue: QueueMetrics,
+    journal: JournalMetrics,
+    delivery: DeliveryMetrics,
+    devices: DeviceMetrics,
+    billing: Billing,
+    ledger: LedgerMetrics,
+    process: ProcessMetrics,
+}
+
+impl Meters {
+    fn new(config: &Config) -> Result<Self, MeteringError> {
+        let registry = Registry::new();
+        let instances: Vec<InstanceId> =
+            config.admission.instances.iter().map(|instance| instance.id.clone()).collect();
+        Ok(Self {
+            wire: WireMetrics::new(&registry, &wire::CODES)?,
+            admission: AdmissionMetrics::new(&registry, &instances)?,
+            queue: QueueMetrics::new(&registry, config.queue.shards)?,
+            journal: JournalMetrics::new(&registry)?,
+            delivery: DeliveryMetrics::new(&registry)?,
+            devices: DeviceMetrics::new(&registry, &instances)?,
+            billing: Billing::new(&registry, &instances)?,
+            ledger: LedgerMetrics::new(&registry)?,
+            process: ProcessMetrics::new(
+                &registry,
+                env!("CARGO_PKG_VERSION"),
+                env!("WEIR_COMMIT"),
+            )?,
+            registry,
+        })
+    }
+}
+
+/// Starts every stage.
+///
+/// # Errors
+/// [`StartError`]; what was started is stopped again.
+pub async fn start(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    report: Arc<dyn Report>,
+) -> Result<Running, StartError> {
+    let meters = Meters::new(&config)?;
+    let readiness = Arc::new(Readiness::new(meters.process.ready.clone()));
+    let (ops_listener, ops_address) = bind("ops.listen", config.ops_listen).await?;
+    let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone());
+    let ops = tokio::spawn(ops.serve(ops_listener));
+    let lock = DirectoryLock::acquire(&config.data_dir)?;
+    let admission = admission(&config, &clock, &meters)?;
+    let recovery = Recovery {
+        config: config.journal.clone(),
+        clock: Arc::clone(&clock),
+        admission: Arc::clone(&admission),
+        billing: meters.billing.clone(),
+        metrics: meters.journal.clone(),
+        report,
+    };
+    let ledger = Ledger::open(&config.data_dir.join("ledger.sqlite"))?;
+    let (opened, ledger) = recovery.run(ledger).await?;
+    let clerk = Clerk::new(ledger, opened.journal.streams())?;
+    let delivery = Delivery::start(&config, &clock, &meters, &opened.journal).await?;
+    let (queue, intakes) = Queue::new(config.queue, &meters.queue);
+    let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
+    let (poison, poisoned) = watch::channel(false);
+    let upkeep = Upkeep {
+        data_dir: config.data_dir,
+        clock: Arc::clone(&clock),
+        admission: Arc::clone(&admission),
+        backlog_gate: queue.backlog_gate(),
+        backlog_bytes_max: config.backlog_bytes_max,
+        cursors: delivery.cursors,
+        progress: delivery.progress,
+        covered: clerk.covered(),
+        delivery: meters.delivery,
+        ledger: meters.ledger,
+        process: meters.process,
+        readiness: Arc::clone(&readiness),
+        poison,
+    };
+    let clerk = clerk.start().map_err(|error| StartError::Threads(error.to_string()))?;
+    let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
+    let (listener, http) = bind("http.listen", config.http_listen).await?;
+    let (stop_front, stopped) = watch::channel(false);
+    let front = tokio::spawn(front.serve(listener, stopped));
+    readiness.advance(State::Ready);
+    let devices = delivery.broker.local_addr();
+    Ok(Running {
+        addresses: Addresses { http, devices, ops: ops_address },
+        readiness,
+        drain_notice: config.drain_notice,
+        stop_front,
+        front,
+        queue,
+        shards,
+        couriers: delivery.couriers,
+        clerk,
+        upkeep,
+        broker: delivery.broker,
+        ops,
+        poisoned,
+        _journal: opened.journal,
+        _lock: lock,
+    })
+}
+
+fn admission(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+) -> Result<Arc<Admission>, StartError> {
+    let sources = Sources {
+        clock: Arc::clone(clock),
+        fingerprints: fingerprint_key(&config.data_dir)?,
+        process: random()?,
+    };
+    let known: admission::Config = config.admission.clone();
+    Ok(Arc::new(Admission::new(known, sources, &meters.admission)))
+}
+
+async fn bind(
+    key: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Bind { key, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// The broker, and the couriers on their way to it.
+struct Delivery {
+    broker: Arc<EmbeddedBroker>,
+    cursors: Cursors,
+    couriers: JoinHandle<()>,
+    progress: Vec<Arc<Progress>>,
+}
+
+impl Delivery {
+    async fn start(
+        config: &Config,
+        clock: &Arc<dyn Clock>,
+        meters: &Meters,
+        journal: &Journal,
+    ) -> Result<Self, StartError> {
+        let broker = Arc::new(EmbeddedBroker::start(&config.broker, &meters.devices).await?);
+        let dead_letters = in_dir(&config.data_dir, "dead-letters.ndjson", DeadLetters::open)?;
+        let post = Arc::new(Post {
+            broker: Arc::clone(&broker),
+            dead_letters: Mutex::new(dead_letters),
+            retention: config.retention,
+            clock: Arc::clone(clock),
+            metrics: meters.delivery.clone(),
+        });
+        let cursors = Cursors::open(config.data_dir.join("delivery.cursors"))?;
+        let (couriers, progress) = couriers(&post, journal, &cursors)?;
+        Ok(Self { broker, cursors, couriers, progress })
+    }
+}
+
+type Couriers = (JoinHandle<()>, Vec<Arc<Progress>>);
+
+/// Couriers of former generations end before the next generation's begin, so that a topic's order
+/// holds across a change of the shard count.
+fn couriers(
+    post: &Arc<Post<EmbeddedBroker>>,
+    journal: &Journal,
+    cursors: &Cursors,
+) -> Result<Couriers, JournalError> {
+    let mut generations: Vec<(u32, Vec<Courier<EmbeddedBroker>>)> = vec![];
+    let mut progress = vec![];
+    for stream in journal.streams() {
+        let from = cursors.get(stream.id()).unwrap_or(Sequence::FIRST);
+        let (courier, shown) = Courier::new(Arc::clone(post), stream, from)?;
+        progress.push(shown);
+        match generations.last_mut().filter(|(number, _)| *number == stream.id().generation) {
+            Some((_, couriers)) => couriers.push(courier),
+            None => generations.push((stream.id().generation, vec![courier])),
+        }
+    }
+    let run = async move {
+        for (_, couriers) in generations {
+            let running: Vec<_> =
+                couriers.into_iter().map(|courier| tokio::spawn(courier.run())).collect();
+            for courier in running {
+                join("a courier", courier.await);
+            }
+        }
+    };
+    Ok((tokio::spawn(run), progress))
+}
+
+fn shards(
+    config: crate::shard::Config,
+    intakes: Vec<Intake>,
+    writers: Vec<Writer>,
+    billing: &Billing,
+) -> Result<Vec<std::thread::JoinHandle<()>>, StartError> {
+    let start = |(number, (intake, writer)): (usize, (Intake, Writer))| {
+        let shard = Shard::new(config, intake, writer, billing.clone());
+        std::thread::Builder::new()
+            .name(format!("weir-shard-{number}"))
+            .spawn(move || shard.run())
+            .map_err(|error| StartError::Threads(error.to_string()))
+    };
+    intakes.into_iter().zip(writers).enumerate().map(start).collect()
+}
+
+/// The key of all nonce fingerprints, made at the first start and kept.
+fn fingerprint_key(data_dir: &Path) -> Result<FingerprintKey, StartError> {
+    in_dir(data_dir, "nonce.key", |path| {
+        if !path.exists() {
+            let mut key = [0; 16];
+            getrandom::fill(&mut key).map_err(io::Error::other)?;
+            recovery::write_secret(path, &key)?;
+        }
+        let key = std::fs::read(path)?;
+        let key = key.try_into().map_err(|_| io::Error::other("it is not 16 bytes long"))?;
+        Ok(FingerprintKey(key))
+    })
+}
+
+fn in_dir<T>(
+    data_dir: &Path,
+    name: &str,
+    open: impl FnOnce(&Path) -> io::Result<T>,
+) -> Result<T, StartError> {
+    let path = data_dir.join(name);
+    open(&path).map_err(|source| StartError::File { path: path.display().to_string(), source })
+}
+
+fn random() -> Result<u128, StartError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| StartError::Threads(format!("no random source: {error}")))?;
+    Ok(u128::from_le_bytes(bytes))
+}
