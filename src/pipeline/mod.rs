@@ -172,6 +172,7 @@ impl Running {
         self.broker.shutdown(DEVICE_GRACE).await;
         let poisoned = upkeep.finish().await;
         self.ops.abort();
+        tracing::info!(poisoned = was_poisoned || poisoned, "stopped");
         if was_poisoned || poisoned { Ended::Poisoned } else { Ended::Drained }
     }
 }
