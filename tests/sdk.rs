@@ -15,7 +15,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use support::{
-    Device, INSTANCE, KEY_ID, Lines, Owned, Paho, SECRET, Subscriber, TOPIC, Weir, sdk_file,
+    device,
+    Device, INSTANCE, KEY_ID, Lines, Owned, SECRET, Subscriber, TOPIC, Weir, sdk_file,
     start_tool,
 };
 
@@ -215,7 +216,7 @@ fn is_throttled(sdk: &Sdk, weir: &Weir, client: &mut Client) {
 #[test]
 fn paho_receives_the_bytes_an_sdk_sent() {
     let weir = Weir::start();
-    let device = Paho::start(&weir, &Device::new("paho", "TopicA/#"));
+    let device = device::Paho::start(&weir, &Device::new("paho", "TopicA/#"));
     let mut client = Client::start(&TEA);
     let sent: Vec<_> = messages().into_iter().filter(|(topic, _)| *topic == TOPIC).collect();
     for (_, payload) in &sent {

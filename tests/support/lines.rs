@@ -61,13 +61,9 @@ impl Lines {
         }
     }
 
-    /// Waits until the pipe is closed and returns everything.
-    pub(crate) fn to_end(&self) -> String {
-        let written = self.lock();
-        let waited = self.shared.1.wait_timeout_while(written, PATIENCE, |written| !written.ended);
-        let written = waited.unwrap_or_else(PoisonError::into_inner).0;
-        assert!(written.ended, "{} is not closed within {PATIENCE:?}", self.name);
-        written.lines.join("\n")
+    /// Whether this line has been written by now.
+    pub(crate) fn any(&self, line: &str) -> bool {
+        self.lock().lines.iter().any(|written| written == line)
     }
 
     /// Everything so far, for a failure.

@@ -1,6 +1,6 @@
 //! What the integration tests share: a running weir, real devices, and waiting with a deadline.
 
-mod device;
+pub(crate) mod device;
 mod lines;
 mod weir;
 
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub(crate) use device::{Device, Paho, Subscriber};
+pub(crate) use device::{Device, Subscriber};
 pub(crate) use lines::Lines;
 pub(crate) use weir::Weir;
 
