@@ -1,0 +1,181 @@
+//! A weir process on ports and in a folder of its own.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tempfile::TempDir;
+use toml::{Table, Value};
+
+use super::{INSTANCE, KEY_ID, Lines, Owned, PATIENCE, SECRET, TOPIC, eventually};
+
+/// A running weir. It is killed, by its pid, when the test lets go of it.
+pub(crate) struct Weir {
+    folder: TempDir,
+    running: Running,
+}
+
+struct Running {
+    process: Owned,
+    log: Lines,
+    at: Addresses,
+}
+
+#[derive(Deserialize)]
+struct Addresses {
+    http: SocketAddr,
+    devices: SocketAddr,
+    ops: SocketAddr,
+}
+
+impl Weir {
+    /// Starts with one account, one key, one instance and one topic: the constants beside.
+    pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with `settings` laid over it: TOML, whose tables merge and whose arrays append.
+    pub(crate) fn start_with(settings: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = config(folder.path(), settings);
+        std::fs::write(folder.path().join("weir.toml"), file).expect("the file is written");
+        let running = Running::start(&folder.path().join("weir.toml"));
+        Self { folder, running }
+    }
+
+    /// Where calls go.
+    pub(crate) const fn http(&self) -> SocketAddr {
+        self.running.at.http
+    }
+
+    /// Where devices connect.
+    pub(crate) const fn devices(&self) -> SocketAddr {
+        self.running.at.devices
+    }
+
+    /// Where metrics and health are.
+    pub(crate) const fn ops(&self) -> SocketAddr {
+        self.running.at.ops
+    }
+
+    /// The configuration file it runs from.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.folder.path().join("weir.toml")
+    }
+
+    /// The value of one series, named as `/metrics` writes it.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let text = get(self.ops(), "/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("/metrics has no {series}:\n{text}"));
+        value.parse().unwrap_or_else(|error| panic!("{series} is {value}: {error}"))
+    }
+
+    /// What the instance has been billed for.
+    pub(crate) fn billed(&self) -> f64 {
+        self.metric(&format!("weir_billable_messages_total{{instance_id=\"{INSTANCE}\"}}"))
+    }
+
+    /// Its log so far, for a failure.
+    pub(crate) fn log(&self) -> String {
+        self.running.log.text()
+    }
+
+    /// Sends SIGTERM and waits for the exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        self.wait("weir to drain after SIGTERM").code()
+    }
+
+    /// Sends SIGKILL: a crash.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait("weir to die of SIGKILL");
+    }
+
+    /// Starts it again, after [`Self::terminate`] or [`Self::kill`], on what it left behind.
+    pub(crate) fn restart(&mut self) {
+        self.running = Running::start(&self.config_file());
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.running.process.0);
+        kill_process(pid, signal).unwrap_or_else(|error| panic!("{signal:?}: {error}"));
+    }
+
+    fn wait(&mut self, awaited: &str) -> ExitStatus {
+        let log = self.running.log.clone();
+        let deadline = super::now() + PATIENCE;
+        eventually(awaited, || {
+            let ended = self.running.process.0.try_wait().expect("a child of ours");
+            assert!(ended.is_some() || super::now() < deadline, "{awaited}: no\n{}", log.text());
+            ended
+        })
+    }
+}
+
+impl Running {
+    fn start(config: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.arg("--config").arg(config).env_remove("RUST_LOG");
+        let piped = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Owned(piped.spawn().expect("weir starts"));
+        let log = Lines::of("weir's log", process.0.stderr.take().expect("it is piped"));
+        let at = log.wait_for("the line that it is ready", |lines| lines.iter().find_map(ready));
+        Self { process, log, at: at.unwrap_or_else(|why| panic!("{why}")) }
+    }
+}
+
+fn ready(line: &String) -> Option<Addresses> {
+    let event: serde_json::Value = serde_json::from_str(line).ok()?;
+    (event["message"] == "ready").then(|| serde_json::from_value(event).expect("has addresses"))
+}
+
+fn config(folder: &Path, settings: &str) -> String {
+    let base = format!(
+        r#"
+        data_dir = "{folder}/data"
+        http = {{ listen = "127.0.0.1:0", drain_notice = "0s" }}
+        ops = {{ listen = "127.0.0.1:0" }}
+        delivery = {{ embedded = {{ listen = "127.0.0.1:0" }} }}
+        accounts = [{{ id = "1000000000000001", access_keys = [{{ id = "{KEY_ID}", secret = "{SECRET}" }}] }}]
+        instances = [{{ id = "{INSTANCE}", account = "1000000000000001", topics = ["{TOPIC}"] }}]
+        "#,
+        folder = folder.display(),
+    );
+    let mut file: Table = base.parse().expect("the base is TOML");
+    merge(&mut file, settings.parse().expect("the test's settings are TOML"));
+    file.to_string()
+}
+
+fn merge(file: &mut Table, settings: Table) {
+    for (key, value) in settings {
+        match (file.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(more)) => merge(inner, more),
+            (Some(Value::Array(inner)), Value::Array(more)) => inner.extend(more),
+            (_, value) => {
+                file.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The body of a plain GET.
+fn get(address: SocketAddr, path: &str) -> String {
+    let asked = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = asked().unwrap_or_else(|error| panic!("GET {path} of {address}: {error}"));
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => body.to_owned(),
+        _ => panic!("GET {path} of {address} answers\n{answer}"),
+    }
+}
