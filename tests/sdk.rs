@@ -15,8 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use support::{
-    device,
-    Device, INSTANCE, KEY_ID, Lines, Owned, SECRET, Subscriber, TOPIC, Weir, sdk_file,
+    Device, INSTANCE, KEY_ID, Lines, Owned, SECRET, Subscriber, TOPIC, Weir, device, sdk_file,
     start_tool,
 };
 

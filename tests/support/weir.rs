@@ -46,6 +46,15 @@ impl Weir {
         Self { folder, running }
     }
 
+    /// The first, logging what `filter` (as in `RUST_LOG`) asks for.
+    pub(crate) fn start_logging(filter: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = config(folder.path(), "");
+        std::fs::write(folder.path().join("weir.toml"), file).expect("the file is written");
+        let running = Running::start_logging(&folder.path().join("weir.toml"), Some(filter));
+        Self { folder, running }
+    }
+
     /// Where calls go.
     pub(crate) const fn http(&self) -> SocketAddr {
         self.running.at.http
@@ -119,8 +128,13 @@ impl Weir {
 
 impl Running {
     fn start(config: &Path) -> Self {
+        Self::start_logging(config, None)
+    }
+
+    fn start_logging(config: &Path, filter: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
         command.arg("--config").arg(config).env_remove("RUST_LOG");
+        command.envs(filter.map(|filter| ("RUST_LOG", filter)));
         let piped = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Owned(piped.spawn().expect("weir starts"));
         let log = Lines::of("weir's log", process.0.stderr.take().expect("it is piped"));
