@@ -116,7 +116,7 @@ impl Demo {
              -P '{password}' -q 1 -v -t '{topic}/#'\n\n\
              Send, in a third:\n\n  \
              {program} send 'hello'\n\n\
-             or with curl (signed for one use within 15 minutes):\n\n  \
+             or without weir's own sender (signed for one use within 15 minutes):\n\n  \
              curl '{url}'\n\n\
              The key is kept in {FILE}. Stop with ctrl-C.\n\n",
             devices.ip(),

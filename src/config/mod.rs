@@ -78,15 +78,24 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the key and the fix.
     pub fn parse(origin: &str, text: &str) -> Result<Self, ConfigError> {
-        let file: File = toml::from_str(text).map_err(|error| ConfigError {
-            origin: match error.span() {
-                Some(span) => format!("{origin} line {}", line_of(text, span.start)),
-                None => origin.to_owned(),
-            },
-            text: error.message().replace('\n', " "),
-        })?;
+        let file = read(origin, text)?;
         check(file).map_err(|text| ConfigError { origin: origin.to_owned(), text })
     }
+}
+
+fn read(origin: &str, text: &str) -> Result<File, ConfigError> {
+    let refused = |error: &toml::de::Error, key: Option<String>| ConfigError {
+        origin: match error.span() {
+            Some(span) => format!("{origin} line {}", line_of(text, span.start)),
+            None => origin.to_owned(),
+        },
+        text: key.into_iter().chain([error.message().replace('\n', " ")]).collect(),
+    };
+    let file = toml::Deserializer::parse(text).map_err(|error| refused(&error, None))?;
+    serde_path_to_error::deserialize(file).map_err(|error| {
+        let key = Some(error.path().to_string()).filter(|path| path != ".");
+        refused(error.inner(), key.map(|key| format!("{key}: ")))
+    })
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

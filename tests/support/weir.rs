@@ -155,8 +155,13 @@ fn config(folder: &Path, settings: &str) -> String {
         http = {{ listen = "127.0.0.1:0", drain_notice = "0s" }}
         ops = {{ listen = "127.0.0.1:0" }}
         delivery = {{ embedded = {{ listen = "127.0.0.1:0" }} }}
-        accounts = [{{ id = "1000000000000001", access_keys = [{{ id = "{KEY_ID}", secret = "{SECRET}" }}] }}]
-        instances = [{{ id = "{INSTANCE}", account = "1000000000000001", topics = ["{TOPIC}"] }}]
+        [[accounts]]
+        id = "1000000000000001"
+        access_keys = [{{ id = "{KEY_ID}", secret = "{SECRET}" }}]
+        [[instances]]
+        id = "{INSTANCE}"
+        account = "1000000000000001"
+        topics = ["{TOPIC}"]
         "#,
         folder = folder.display(),
     );
