@@ -1,6 +1,8 @@
 //! The command line as a newcomer and an operator meet it: pasted lines, exit codes, one-line
 //! errors.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 #[expect(dead_code, reason = "a shared harness: other tests use the rest")]
 mod support;
 
@@ -26,6 +28,7 @@ const EXIT_CONFIG: i32 = 78;
 #[test]
 fn every_line_the_demo_prints_works_as_pasted() {
     DEMO_PORTS.into_iter().for_each(assert_free);
+    ["mosquitto_sub", "curl"].into_iter().for_each(assert_installed);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let demo = Demo::start(folder.path());
     let device = demo.paste("mosquitto_sub ");
@@ -36,7 +39,7 @@ fn every_line_the_demo_prints_works_as_pasted() {
         assert_eq!(sent.code, 0, "{sent:?}");
         device.printed("TopicA hello").then_some(())
     });
-    let curl = demo.line("curl ");
+    let curl = demo.line("curl '");
     let first = sh(folder.path(), &curl);
     assert!(first.out.contains("\"MsgId\""), "{first:?}");
     device.wait_for("TopicA hello from curl");
@@ -151,21 +154,30 @@ fn a_bad_file_exits_78_with_one_line_that_names_the_key() {
         ("limits.burst = 0", "limits.burst"),
         ("limits.throttle_status = 500", "limits.throttle_status"),
         ("http.drain_notice = \"2h\"", "http.drain_notice"),
-        ("http.drain_notice = 3", "drain_notice"),
         ("delivery.kind = \"pigeon\"", "delivery.kind"),
         ("data_dir = ", "line 1"),
     ] {
-        let (folder, file) = bad_file(text);
-        for command in ["check", "serve"] {
-            let refused = run(Command::new(WEIR).args(["--config", &file, command]));
-            assert_eq!(refused.code, EXIT_CONFIG, "{command} {text}: {refused:?}");
-            assert_eq!(refused.out, "", "{command} {text}");
-            assert_eq!(refused.err.lines().count(), 1, "{command} {text}: {refused:?}");
-            assert!(refused.err.contains(key), "{command} {text}: {refused:?}");
-        }
-        let left = std::fs::read_dir(folder.path()).expect("the folder").count();
-        assert_eq!(left, 1, "nothing but the file itself is there: {text}");
+        is_refused_in_one_line(text, key);
     }
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_refused_with_a_line_that_names_its_key() {
+    is_refused_in_one_line("http.drain_notice = 3", "drain_notice");
+    is_refused_in_one_line("[limits]\nburst = \"many\"", "burst");
+}
+
+fn is_refused_in_one_line(text: &str, key: &str) {
+    let (folder, file) = bad_file(text);
+    for command in ["check", "serve"] {
+        let refused = run(Command::new(WEIR).args(["--config", &file, command]));
+        assert_eq!(refused.code, EXIT_CONFIG, "{command} {text}: {refused:?}");
+        assert_eq!(refused.out, "", "{command} {text}");
+        assert_eq!(refused.err.lines().count(), 1, "{command} {text}: {refused:?}");
+        assert!(refused.err.contains(key), "{command} {text}: {refused:?}");
+    }
+    let left = std::fs::read_dir(folder.path()).expect("the folder").count();
+    assert_eq!(left, 1, "nothing but the file itself is there: {text}");
 }
 
 #[test]
@@ -320,6 +332,11 @@ fn assert_free(port: u16) {
     let holder = holder
         .map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
     panic!("the demo needs port {port} ({error}); stop who holds it: {}", holder.trim());
+}
+
+fn assert_installed(tool: &str) {
+    let found = run(Command::new("sh").args(["-c", &format!("command -v {tool}")]));
+    assert_eq!(found.code, 0, "{tool} is missing: `make tools` installs it");
 }
 
 fn bad_file(text: &str) -> (TempDir, String) {

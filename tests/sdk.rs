@@ -2,6 +2,8 @@
 //!
 //! A test that lacks an SDK fails and says so: `make tools` installs them.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 #[expect(dead_code, reason = "a shared harness: other tests use the rest")]
 mod support;
 
@@ -158,10 +160,12 @@ fn delivers(sdk: &Sdk) {
     assert_eq!(weir.metric("weir_requests_total{code=\"OK\"}"), ids.len() as f64);
 }
 
-/// Every byte, text, one byte, and 64 KiB whose Base64 is all `/`: a V3 request line of 262,216.
+/// Every byte, text, one byte, and 64 KiB whose Base64 is all `/`: in a query these are 262 KB,
+/// and what follows may come over the same connection.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         (TOPIC, (0..=255).collect()),
+        (TOPIC, vec![0xff; PAYLOAD_BYTES_MAX]),
         (TOPIC, "grüße, 世界 🌊\n\"{}\"".into()),
         (TOPIC, vec![0]),
         (AWKWARD_TOPIC, b"an awkward topic".to_vec()),

@@ -19,4 +19,14 @@ function fields(call) {
   return { InstanceId: call.instance, MqttTopic: call.topic, Payload: call.payload };
 }
 
-module.exports = { serve, fields };
+// One client a caller, as an application has.
+function remembered(make) {
+  const clients = new Map();
+  return (call) => {
+    const caller = `${call.endpoint} ${call.key} ${call.secret}`;
+    if (!clients.has(caller)) clients.set(caller, make(call));
+    return clients.get(caller);
+  };
+}
+
+module.exports = { serve, fields, remembered };

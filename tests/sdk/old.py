@@ -6,6 +6,7 @@ common-body  CommonRequest with body parameters
 
 import json
 import sys
+from functools import cache
 
 from aliyunsdkcore.client import AcsClient
 from aliyunsdkcore.request import CommonRequest
@@ -39,15 +40,16 @@ def common_body(call):
 SHAPES = {"product": product, "common-body": common_body}
 
 
+@cache
+def client_for(key, secret):
+    return AcsClient(
+        key, secret, "cn-hangzhou", timeout=PATIENCE_S, connect_timeout=PATIENCE_S
+    )
+
+
 def sender(shape):
     def send(call):
-        client = AcsClient(
-            call["key"],
-            call["secret"],
-            "cn-hangzhou",
-            timeout=PATIENCE_S,
-            connect_timeout=PATIENCE_S,
-        )
+        client = client_for(call["key"], call["secret"])
         request = SHAPES[shape](call)
         request.set_protocol_type("http")
         body = json.loads(client.do_action_with_exception(request))

@@ -8,7 +8,7 @@
 
 const { default: Client, Config, OpenApiRequest, Params } = require('@alicloud/openapi-client');
 const { RuntimeOptions } = require('@alicloud/tea-util');
-const { fields, serve } = require('./calls');
+const { fields, remembered, serve } = require('./calls');
 
 const SHAPE = process.argv[2];
 const ALGORITHMS = { sm3: 'ACS3-HMAC-SM3', v2: 'v2' };
@@ -26,16 +26,17 @@ const PARAMS = new Params({
   bodyType: 'json',
 });
 
+const clientFor = remembered((call) => new Client(new Config({
+  accessKeyId: call.key,
+  accessKeySecret: call.secret,
+  endpoint: call.endpoint,
+  protocol: 'HTTP',
+  signatureAlgorithm: ALGORITHMS[SHAPE],
+})));
+
 async function send(call) {
-  const client = new Client(new Config({
-    accessKeyId: call.key,
-    accessKeySecret: call.secret,
-    endpoint: call.endpoint,
-    protocol: 'HTTP',
-    signatureAlgorithm: ALGORITHMS[SHAPE],
-  }));
   const where = SHAPE === 'form' ? 'body' : 'query';
-  const { body } = await client.callApi(
+  const { body } = await clientFor(call).callApi(
     PARAMS,
     new OpenApiRequest({ [where]: fields(call) }),
     new RuntimeOptions({ readTimeout: PATIENCE_MS, connectTimeout: PATIENCE_MS }),

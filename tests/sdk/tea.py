@@ -10,6 +10,7 @@ default     what release 1.0.0 knows: RPC, HMAC-SHA1, a form body
 
 import asyncio
 import sys
+from functools import cache
 
 from alibabacloud_onsmqtt20200420.client import Client
 from alibabacloud_onsmqtt20200420.models import SendMessageRequest
@@ -24,12 +25,10 @@ BODIES = {"form": "formData", "json": "json"}
 PATIENT = RuntimeOptions(connect_timeout=30_000, read_timeout=30_000)
 
 
-def client_for(call, shape):
+@cache
+def client_for(endpoint, key, secret, shape):
     config = Config(
-        access_key_id=call["key"],
-        access_key_secret=call["secret"],
-        endpoint=call["endpoint"],
-        protocol="HTTP",
+        access_key_id=key, access_key_secret=secret, endpoint=endpoint, protocol="HTTP"
     )
     if shape in ALGORITHMS:
         config.signature_algorithm = ALGORITHMS[shape]
@@ -68,7 +67,7 @@ def generic(client, call, body_type):
 
 def sender(shape):
     def send(call):
-        client = client_for(call, shape)
+        client = client_for(call["endpoint"], call["key"], call["secret"], shape)
         if shape in BODIES:
             return generic(client, call, BODIES[shape])
         if shape == "v3-async":

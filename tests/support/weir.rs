@@ -138,12 +138,14 @@ impl Running {
         let piped = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Owned(piped.spawn().expect("weir starts"));
         let log = Lines::of("weir's log", process.0.stderr.take().expect("it is piped"));
-        let at = log.wait_for("the line that it is ready", |lines| lines.iter().find_map(ready));
+        let at = log.wait_for("the line that it is ready", |lines| {
+            lines.iter().find_map(|line| ready(line))
+        });
         Self { process, log, at: at.unwrap_or_else(|why| panic!("{why}")) }
     }
 }
 
-fn ready(line: &String) -> Option<Addresses> {
+fn ready(line: &str) -> Option<Addresses> {
     let event: serde_json::Value = serde_json::from_str(line).ok()?;
     (event["message"] == "ready").then(|| serde_json::from_value(event).expect("has addresses"))
 }
