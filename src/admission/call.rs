@@ -148,10 +148,11 @@ impl<'r> SendMessage<'r> {
         Scheme::Unsigned
     }
 
-    /// A common parameter: V3 sends it as the header `x-acs-…`, RPC as a parameter.
+    /// A common parameter that is not empty: V3 sends it as the header `x-acs-…`, RPC as a
+    /// parameter.
     #[must_use]
-    pub fn common(&self, parameter: &str, header: &str) -> Option<&str> {
-        let value = match self.scheme() {
+    pub fn common(&self, scheme: Scheme<'_>, parameter: &str, header: &str) -> Option<&str> {
+        let value = match scheme {
             Scheme::Rpc => self.parameters.get(parameter),
             _ => self.header(header).or_else(|| self.parameters.get(parameter)),
         };

@@ -31,18 +31,19 @@ pub(super) struct Identity<'c> {
 
 /// Reads who a call is from, once action and version are known to be ours.
 pub(super) fn identify<'c>(call: &'c SendMessage<'_>) -> Result<Identity<'c>, Refusal> {
-    let action = common(call, "Action", "x-acs-action")?;
-    let version = common(call, "Version", "x-acs-version")?;
+    let scheme = call.scheme();
+    let action = common(call, scheme, "Action", "x-acs-action")?;
+    let version = common(call, scheme, "Version", "x-acs-version")?;
     if action != ACTION || version != VERSION {
         return Err(Refusal::ApiNotSupported);
     }
-    let identity = match call.scheme() {
-        Scheme::Acs3(value) => acs3(call, value)?,
+    let identity = match scheme {
+        Scheme::Acs3(value) => acs3(call, scheme, value)?,
         Scheme::Rpc => rpc(call)?,
         Scheme::Bearer => return Err(Refusal::InvalidSignatureMethod),
         Scheme::Unsigned => return Err(missing("AccessKeyId", "AccessKeyId")),
     };
-    if call.common("SecurityToken", "x-acs-security-token").is_some() {
+    if call.common(scheme, "SecurityToken", "x-acs-security-token").is_some() {
         return Err(Refusal::SecurityTokenUnresolved);
     }
     if identity.access_key_id.starts_with("STS.") {
@@ -51,19 +52,23 @@ pub(super) fn identify<'c>(call: &'c SendMessage<'_>) -> Result<Identity<'c>, Re
     Ok(identity)
 }
 
-fn acs3<'c>(call: &'c SendMessage<'_>, value: &'c str) -> Result<Identity<'c>, Refusal> {
+fn acs3<'c>(
+    call: &'c SendMessage<'_>,
+    scheme: Scheme<'_>,
+    value: &'c str,
+) -> Result<Identity<'c>, Refusal> {
     let authorization = Authorization::parse(value)
         .ok_or(Refusal::IncompleteSignature { because: Incomplete::Malformed })?;
     Ok(Identity {
         access_key_id: authorization.access_key_id,
-        timestamp: common(call, "Timestamp", "x-acs-date")?,
-        nonce: common(call, "SignatureNonce", "x-acs-signature-nonce")?,
+        timestamp: common(call, scheme, "Timestamp", "x-acs-date")?,
+        nonce: common(call, scheme, "SignatureNonce", "x-acs-signature-nonce")?,
         authorization: Some(authorization),
     })
 }
 
 fn rpc<'c>(call: &'c SendMessage<'_>) -> Result<Identity<'c>, Refusal> {
-    let parameter = |name| common(call, name, name);
+    let parameter = |name| common(call, Scheme::Rpc, name, name);
     let access_key_id = parameter("AccessKeyId")?;
     parameter("Signature")?;
     if parameter("SignatureMethod")? != "HMAC-SHA1" {
@@ -86,11 +91,12 @@ fn rpc<'c>(call: &'c SendMessage<'_>) -> Result<Identity<'c>, Refusal> {
 
 fn common<'c>(
     call: &'c SendMessage<'_>,
+    scheme: Scheme<'_>,
     parameter: &'static str,
     header: &'static str,
 ) -> Result<&'c str, Refusal> {
-    let named = if matches!(call.scheme(), Scheme::Acs3(_)) { header } else { parameter };
-    call.common(parameter, header).ok_or(missing(parameter, named))
+    let named = if matches!(scheme, Scheme::Acs3(_)) { header } else { parameter };
+    call.common(scheme, parameter, header).ok_or(missing(parameter, named))
 }
 
 const fn missing(parameter: &'static str, named: &'static str) -> Refusal {

@@ -208,10 +208,7 @@ impl Admission {
         let Some(authorization) = identity.authorization else {
             return signature::verify_v1(&key.signing, call);
         };
-        let received = std::iter::once(None);
-        let hosts: Vec<_> =
-            received.chain(self.host_aliases.iter().map(|alias| Some(alias.as_str()))).collect();
-        signature::verify_v3(&key.signing, call, authorization, &hosts)
+        signature::verify_v3(&key.signing, call, authorization, &self.host_aliases)
     }
 
     fn examine_nonce(
