@@ -1,5 +1,7 @@
 //! The limit as many callers meet it at once, and what it costs a refused one: nothing.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 #[expect(dead_code, unused_imports, reason = "a shared harness: other tests use the rest")]
 mod support;
 

@@ -1,5 +1,7 @@
 //! What weir logs when it is asked to log everything.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+
 #[expect(dead_code, reason = "a shared harness: other tests use the rest")]
 mod support;
 
