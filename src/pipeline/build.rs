@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
-use crate::journal::{DirectoryLock, Journal, JournalError, Sequence, Writer};
+use crate::journal::{DirectoryLock, Journal, JournalError, Writer};
 use crate::ledger::{Clerk, Ledger};
 use crate::message::InstanceId;
 use crate::metering::{
@@ -207,7 +207,8 @@ fn couriers(
     let mut generations: Vec<(u32, Vec<Courier<EmbeddedBroker>>)> = vec![];
     let mut progress = vec![];
     for stream in journal.streams() {
-        let from = cursors.get(stream.id()).unwrap_or(Sequence::FIRST);
+        // What was trimmed had been delivered, so a missing cursor stands at the first that is left.
+        let from = cursors.get(stream.id()).unwrap_or_else(|| stream.first());
         let (courier, shown) = Courier::new(Arc::clone(post), stream, from)?;
         progress.push(shown);
         match generations.last_mut().filter(|(number, _)| *number == stream.id().generation) {

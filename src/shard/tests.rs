@@ -25,6 +25,7 @@ enum Sync {
     Passes,
     Waits,
     Fails,
+    Panics,
     NoSpace,
 }
 
@@ -56,6 +57,7 @@ impl Gate {
         }
         match *sync {
             Sync::Fails => Err(io::Error::other("the disk is gone")),
+            Sync::Panics => panic!("a test makes the shard panic in its turn"),
             _ => Ok(()),
         }
     }
@@ -237,6 +239,18 @@ fn after_a_failed_sync_the_outcome_is_unknown_and_the_next_is_refused() {
     assert_eq!(settled(rig.push(2)), Err(Unstored::Unknown));
     rig.gate.set(Sync::Passes);
     assert_eq!(settled(rig.push(3)), Err(Unstored::Poisoned), "no sync is tried again");
+    assert!(rig.stream.is_poisoned());
+    assert_eq!(rig.billed(), 1);
+}
+
+#[test]
+fn a_panic_in_the_turn_poisons_the_journal_and_leaves_the_outcome_unknown() {
+    let rig = rig();
+    assert_eq!(settled(rig.push(1)), Ok(1));
+    rig.gate.set(Sync::Panics);
+    assert_eq!(settled(rig.push(2)), Err(Unstored::Unknown));
+    rig.gate.set(Sync::Passes);
+    assert_eq!(settled(rig.push(3)), Err(Unstored::Poisoned), "the thread lives on to refuse");
     assert!(rig.stream.is_poisoned());
     assert_eq!(rig.billed(), 1);
 }

@@ -44,7 +44,17 @@ impl Caller {
     /// The same where the connection may break before there is an answer.
     pub(crate) fn try_send(&mut self, topic: &str, payload: &[u8]) -> std::io::Result<Answer> {
         let request = request(&self.host, topic, payload);
-        self.stream.get_mut().write_all(&request)?;
+        self.try_send_signed(&request)
+    }
+
+    /// A signed request, to be sent as often as a test likes.
+    pub(crate) fn sign(&self, topic: &str, payload: &[u8]) -> Vec<u8> {
+        request(&self.host, topic, payload)
+    }
+
+    /// Sends what [`Self::sign`] gave.
+    pub(crate) fn try_send_signed(&mut self, request: &[u8]) -> std::io::Result<Answer> {
+        self.stream.get_mut().write_all(request)?;
         self.read_answer()
     }
 
