@@ -73,7 +73,7 @@ pub enum TopicError {
     /// `+` or `#`, which MQTT forbids in a publish.
     #[error("a topic to send to holds no wildcard ('+' or '#')")]
     Wildcard,
-    /// A control character, U+0000 among them, or a byte order mark that MQTT forbids.
+    /// A control character, U+0000 among them (MQTT 5.0, 1.5.4).
     #[error("a topic holds no control character")]
     Control,
     /// The client id of a P2P topic is empty or longer than 64 characters.

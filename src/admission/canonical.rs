@@ -127,11 +127,18 @@ fn push_header(text: &mut String, call: &SendMessage<'_>, name: &str) -> Result<
     Ok(())
 }
 
-/// `host` and every `x-acs-…` header must be signed, or they could be changed on the way.
+/// `SignedHeaders` is what every SDK writes: lower-case names in ascending order, none twice. And
+/// `host` and every `x-acs-…` header must be among them, or they could be changed on the way.
 pub(super) fn require_signed(
     call: &SendMessage<'_>,
     signed_headers: &str,
 ) -> Result<(), Incomplete> {
+    let names = || signed_headers.split(';');
+    let lower = |name: &str| !name.is_empty() && !name.bytes().any(|b| b.is_ascii_uppercase());
+    let ascending = names().zip(names().skip(1)).all(|(name, next)| name < next);
+    if !ascending || !names().all(lower) {
+        return Err(Incomplete::Disordered);
+    }
     let signed = |wanted: &str| signed_headers.split(';').any(|name| name == wanted);
     let must = call.headers.keys().map(http::HeaderName::as_str);
     let must = must.filter(|name| name.starts_with("x-acs-")).chain(std::iter::once("host"));

@@ -87,6 +87,8 @@ pub enum Refusal {
 pub enum Incomplete {
     /// Not `ALGORITHM Credential=…,SignedHeaders=…,Signature=…`.
     Malformed,
+    /// `SignedHeaders` is not lower-case names in ascending order.
+    Disordered,
     /// A header that must be signed is not in `SignedHeaders`.
     Unsigned {
         /// Its name.

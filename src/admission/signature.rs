@@ -11,7 +11,7 @@ use super::canonical::{self, Authorization};
 use super::refusal::{Refusal, ServerText};
 
 /// A caller's own text comes back in a mismatch up to this many bytes.
-const ECHO_BYTES_MAX: usize = 8 * 1024;
+const ECHO_BYTES_MAX: usize = 16 * 1024;
 
 /// The secret of an access key, keyed once for each algorithm it may sign with.
 #[derive(Clone)]
@@ -122,7 +122,7 @@ pub(super) fn verify_v1(key: &SigningKey, call: &SendMessage<'_>) -> Result<(), 
     if bool::from(expected.as_bytes().ct_eq(given.as_bytes())) {
         Ok(())
     } else {
-        Err(Refusal::SignatureMismatch { server: ServerText::StringToSign(text) })
+        Err(Refusal::SignatureMismatch { server: ServerText::StringToSign(head_of(text)) })
     }
 }
 
@@ -159,6 +159,12 @@ pub(super) fn verify_v3(
     }
     let server = ServerText::CanonicalRequest(shortened(received.unwrap_or_default()));
     Err(Refusal::SignatureMismatch { server })
+}
+
+/// The older SDKs compare this text with their own, which a caller of so long a one goes without.
+fn head_of(mut text: String) -> String {
+    text.truncate(ECHO_BYTES_MAX);
+    text
 }
 
 fn shortened(mut text: String) -> String {
@@ -296,6 +302,23 @@ mod tests {
         let header = "x-acs-extra".to_owned();
         let because = super::super::refusal::Incomplete::Unsigned { header };
         assert_eq!(refused, Err(Refusal::IncompleteSignature { because }));
+    }
+
+    #[test]
+    fn signed_headers_out_of_order_or_given_twice_are_refused_before_anything_is_built() {
+        let (file, vectors) = vectors("v3/");
+        let headers = headers(&vectors[0]);
+        let parameters = Parameters::new(pairs(&vectors[0]["query"]), vec![]).unwrap();
+        let call = SendMessage { verb: Verb::Post, parameters, headers: &headers, body: b"" };
+        let good = vectors[0]["authorization"].as_str().unwrap();
+        let good = Authorization::parse(good).unwrap();
+        let key = key(&file, &vectors[0]);
+        for signed in ["host;accept", "accept;accept;host", "Accept;host", ";host", "host;", ""] {
+            let authorization = Authorization { signed_headers: signed, ..good };
+            let refused = verify_v3(&key, &call, authorization, &[]).unwrap_err();
+            let because = super::super::refusal::Incomplete::Disordered;
+            assert_eq!(refused, Refusal::IncompleteSignature { because }, "{signed}");
+        }
     }
 
     #[test]

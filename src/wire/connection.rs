@@ -1,6 +1,8 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -21,7 +23,7 @@ const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// Largest header list of an HTTP/2 request, in bytes: the same, without the buffer's slack.
 const HEADER_LIST_BYTES_MAX: u32 = 96 * 1024;
 /// Calls of one HTTP/2 connection at a time.
-const STREAMS_MAX: u32 = 256;
+const STREAMS_MAX: u32 = 32;
 /// Bytes of one HTTP/2 call in flight; the protocol's 64 KiB would make a payload wait.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes of one HTTP/2 connection in flight.
@@ -69,9 +71,20 @@ impl Protocols {
         let service = Arc::clone(&self.service);
         if opening == PREFACE {
             let io = TokioIo::new(Socket::http2(stream, opening, &self.deadlines));
-            let call = service_fn(move |request| Arc::clone(&service).http2(request));
+            let calls = Arc::new(Calls::default());
+            let counted = Arc::clone(&calls);
+            let call = service_fn(move |request| {
+                let open = Open::new(&counted);
+                let answer = Arc::clone(&service).http2(request);
+                async move {
+                    let _open = open;
+                    answer.await
+                }
+            });
             let connection = self.http2.serve_connection(io, call);
-            drive(connection, http2::Connection::graceful_shutdown, shutdown).await;
+            let quiet = calls.quiet(self.deadlines.idle);
+            let shut_down = http2::Connection::graceful_shutdown;
+            drive(connection, shut_down, shutdown, quiet, self.deadlines.write).await;
         } else {
             let crossing = Arc::new(Crossing::default());
             let socket = Socket::http1(stream, opening, Arc::clone(&crossing), &self.deadlines);
@@ -79,7 +92,10 @@ impl Protocols {
                 Arc::clone(&service).http1(request, Arc::clone(&crossing))
             });
             let connection = self.http1.serve_connection(TokioIo::new(socket), call);
-            drive(connection, http1::Connection::graceful_shutdown, shutdown).await;
+            let shut_down = http1::Connection::graceful_shutdown;
+            // The socket itself knows when an HTTP/1 connection has been idle for too long.
+            let quiet = std::future::pending();
+            drive(connection, shut_down, shutdown, quiet, self.deadlines.write).await;
         }
     }
 }
@@ -108,9 +124,54 @@ async fn open<S: AsyncRead + Unpin>(
     Some(bytes)
 }
 
-/// Runs a connection; what it ends with concerns its client alone.
-async fn drive<C, E>(connection: C, shut_down: fn(Pin<&mut C>), mut shutdown: watch::Receiver<bool>)
-where
+/// The calls of one HTTP/2 connection. Its pings keep a connection alive that nobody uses, and an
+/// answer whose client opens no window waits for ever: neither is a call in progress.
+#[derive(Default)]
+struct Calls {
+    begun: AtomicU64,
+    open: AtomicUsize,
+}
+
+/// One call in progress.
+struct Open(Arc<Calls>);
+
+impl Open {
+    fn new(calls: &Arc<Calls>) -> Self {
+        calls.begun.fetch_add(1, Ordering::Relaxed);
+        calls.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(calls))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Calls {
+    /// Ready once no call was begun or in progress for `idle`, and at most twice that.
+    async fn quiet(&self, idle: Duration) {
+        let mut seen = None;
+        loop {
+            tokio::time::sleep(idle).await;
+            let begun = self.begun.load(Ordering::Relaxed);
+            if self.open.load(Ordering::Relaxed) == 0 && seen.replace(begun) == Some(begun) {
+                return;
+            }
+        }
+    }
+}
+
+/// Runs a connection; what it ends with concerns its client alone. Once it is quiet it is asked to
+/// end, and cut if it has not after `patience`.
+async fn drive<C, E>(
+    connection: C,
+    shut_down: fn(Pin<&mut C>),
+    mut shutdown: watch::Receiver<bool>,
+    quiet: impl Future<Output = ()>,
+    patience: Duration,
+) where
     C: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
@@ -121,6 +182,10 @@ where
         () = draining(&mut shutdown) => {
             shut_down(connection.as_mut());
             connection.await
+        }
+        () = quiet => {
+            shut_down(connection.as_mut());
+            tokio::time::timeout(patience, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

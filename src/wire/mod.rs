@@ -33,12 +33,16 @@ use crate::metering::WireMetrics;
 use crate::queue::Queue;
 
 use connection::Protocols;
+use request::BodySpace;
 use request_id::RequestIds;
 use service::Service;
 
 /// Shortest and longest [`Deadlines`] and drain grace that make sense.
 pub const DEADLINE_BOUNDS: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(3_600));
+/// Bytes of request bodies in memory at a time, of all connections; beyond it callers are told to
+/// come back (SystemOverFlow). About 900 of the largest.
+pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most connections a front may be given.
 pub const CONNECTIONS_MAX: usize = 1_000_000;
 
@@ -122,6 +126,7 @@ impl Front {
             clock,
             request_ids: RequestIds::new(seed),
             body_deadline: config.deadlines.body,
+            body_space: BodySpace::new(BODIES_BYTES_MAX),
             throttle_status: config.throttle_status,
         };
         let protocols = Arc::new(Protocols::new(config.deadlines, Arc::new(service)));

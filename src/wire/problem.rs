@@ -34,6 +34,8 @@ pub(super) enum Problem {
     BodyTimeout,
     /// The body is larger than [`BODY_BYTES_MAX`].
     BodyTooLarge,
+    /// As many bytes of unfinished requests are in memory as may be.
+    BodiesFull,
     /// The request line is longer than [`LINE_BYTES_MAX`].
     TargetTooLong,
     /// Another path than `/`.
@@ -49,7 +51,7 @@ impl Problem {
     pub(super) const fn code(&self) -> Code {
         match self {
             Self::Refusal(refusal) => code_of(refusal),
-            Self::Full(_) => Code::SystemOverFlow,
+            Self::Full(_) | Self::BodiesFull => Code::SystemOverFlow,
             Self::Unstored(_) => Code::SendMessageFailed,
             Self::Parameters(_) | Self::NotText | Self::NotJson | Self::BodyBroken => {
                 Code::ParameterCheckFailed
@@ -70,6 +72,7 @@ impl Problem {
             Self::BodyBroken
                 | Self::BodyTimeout
                 | Self::BodyTooLarge
+                | Self::BodiesFull
                 | Self::TargetTooLong
                 | Self::Panicked
         )
@@ -102,6 +105,7 @@ impl Problem {
             Self::Full(Full::Slots) => "Every slot of the topic's queue is taken.".into(),
             Self::Full(Full::Closed) => "The server is draining.".into(),
             Self::Full(Full::Backlog) => "The backlog of undelivered messages is full.".into(),
+            Self::BodiesFull => "Too many request bodies are being read.".into(),
             Self::Unstored(Unstored::NoSpace) => {
                 "The disk is full. The message was not stored and is not billed.".into()
             }
@@ -168,6 +172,9 @@ fn detail_of(refusal: &Refusal) -> Option<Cow<'static, str>> {
         }
         Refusal::IncompleteSignature { because } => match because {
             Incomplete::Malformed => "Authorization is not well formed.".into(),
+            Incomplete::Disordered => {
+                "SignedHeaders is not lower-case names in ascending order.".into()
+            }
             Incomplete::Unsigned { header } => {
                 format!("The header {} is not signed.", shortened(header)).into()
             }

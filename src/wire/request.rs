@@ -1,15 +1,17 @@
 //! Bytes -> `SendMessage`: the parameters of query and body, decoded strictly.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body as _, Incoming};
 use percent_encoding::percent_decode;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::Format;
 use super::problem::Problem;
@@ -28,28 +30,61 @@ pub(super) struct Arrived {
     pub(super) path_is_root: bool,
     pub(super) query: Bytes,
     pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+    pub(super) body: Body,
+}
+
+/// Memory for the bodies of all unfinished requests, so that no number of callers, whoever they
+/// are, can take more.
+#[derive(Clone)]
+pub(super) struct BodySpace(Arc<Semaphore>);
+
+impl BodySpace {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes_max)))
+    }
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let bytes = u32::try_from(bytes).map_err(|_| Problem::BodyTooLarge)?;
+        Arc::clone(&self.0).try_acquire_many_owned(bytes).map_err(|_| Problem::BodiesFull)
+    }
+}
+
+/// A body in memory; its space is free again when it is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    pub(super) bytes: Bytes,
+    _space: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads a body to its end, so that framing never depends on what is thought of its request.
-pub(super) async fn read(body: Incoming, patience: Duration) -> Result<Bytes, Problem> {
+pub(super) async fn read(
+    body: Incoming,
+    patience: Duration,
+    space: &BodySpace,
+) -> Result<Body, Problem> {
     if body.is_end_stream() {
-        return Ok(Bytes::new());
+        return Ok(Body::default());
     }
     if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
         return Err(Problem::BodyTooLarge);
     }
-    let read = tokio::time::timeout(patience, collect(body)).await;
+    let read = tokio::time::timeout(patience, collect(body, space)).await;
     read.unwrap_or(Err(Problem::BodyTimeout))
 }
 
-async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
+async fn collect(mut body: Incoming, space: &BodySpace) -> Result<Body, Problem> {
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
+    let mut taken: Option<OwnedSemaphorePermit> = None;
     while let Some(frame) = body.frame().await {
         let Ok(part) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
         if whole.len() + parts.len() + part.len() > BODY_BYTES_MAX {
             return Err(Problem::BodyTooLarge);
+        }
+        let more = space.take(part.len())?;
+        match &mut taken {
+            Some(taken) => taken.merge(more),
+            None => taken = Some(more),
         }
         if whole.is_empty() && parts.is_empty() {
             // Nearly every body comes in one piece, which is then not copied.
@@ -62,7 +97,8 @@ async fn collect(mut body: Incoming) -> Result<Bytes, Problem> {
             break;
         }
     }
-    Ok(if parts.is_empty() { whole } else { parts.freeze() })
+    let bytes = if parts.is_empty() { whole } else { parts.freeze() };
+    Ok(Body { bytes, _space: taken })
 }
 
 /// Reads the call a request makes.
@@ -77,13 +113,13 @@ pub(super) fn parse(request: &Arrived) -> Result<SendMessage<'_>, Problem> {
     };
     let query = form(&request.query)?;
     let body = match body_kind(&request.headers) {
-        _ if request.body.is_empty() => Vec::new(),
-        BodyKind::Form => form(&request.body)?,
-        BodyKind::Json => json(&request.body)?,
+        _ if request.body.bytes.is_empty() => Vec::new(),
+        BodyKind::Form => form(&request.body.bytes)?,
+        BodyKind::Json => json(&request.body.bytes)?,
         BodyKind::Opaque => Vec::new(),
     };
     let parameters = Parameters::new(query, body)?;
-    Ok(SendMessage { verb, parameters, headers: &request.headers, body: &request.body })
+    Ok(SendMessage { verb, parameters, headers: &request.headers, body: &request.body.bytes })
 }
 
 /// How the caller wants its answer written.
@@ -186,6 +222,16 @@ fn json(text: &[u8]) -> Result<Vec<Parameter<'_>>, Problem> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn bodies_take_no_more_space_than_there_is_and_give_it_back() {
+        let space = BodySpace::new(10);
+        let held = space.take(8).unwrap();
+        assert_eq!(space.take(3).unwrap_err(), Problem::BodiesFull);
+        assert!(space.take(2).is_ok());
+        drop(held);
+        assert!(space.take(10).is_ok());
+    }
 
     #[test]
     fn a_form_is_decoded_with_plus_as_space_and_empty_values_kept() {

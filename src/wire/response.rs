@@ -245,13 +245,21 @@ const TABLE: [Row; ROWS] = [
 
 const ROWS: usize = Code::TargetTooLong as usize + 1;
 
+/// A code without the place of a parameter's name: what a caller leaves out makes no label.
+const fn label(code: &'static str) -> &'static str {
+    match code.as_bytes() {
+        [.., b'{', b'N', b'a', b'm', b'e', b'}'] => code.split_at(code.len() - 6).0,
+        _ => code,
+    }
+}
+
 /// The values of `weir_requests_total{code}`, in the order of its counters.
 pub const CODES: [&str; ROWS] = {
     let mut codes = [""; ROWS];
     let mut index = 0;
     while index < ROWS {
         assert!(TABLE[index].code as usize == index, "the table is in the order of its codes");
-        codes[index] = TABLE[index].text;
+        codes[index] = label(TABLE[index].text);
         index += 1;
     }
     codes

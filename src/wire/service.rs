@@ -11,7 +11,7 @@ use hyper::body::{Body, Incoming};
 use super::body::Format;
 use super::crossing::{Aside, Crossing};
 use super::problem::Problem;
-use super::request::{self, Arrived};
+use super::request::{self, Arrived, BodySpace};
 use super::request_id::RequestIds;
 use super::response::{self, Answer, Asked, Code, ThrottleStatus};
 use crate::admission::{Admission, Quota, SendMessage};
@@ -33,6 +33,7 @@ pub(super) struct Service {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) request_ids: RequestIds,
     pub(super) body_deadline: Duration,
+    pub(super) body_space: BodySpace,
     pub(super) throttle_status: ThrottleStatus,
 }
 
@@ -144,7 +145,7 @@ impl Service {
             Some(Aside::Query(query)) => query,
             None => parts.uri.query().unwrap_or_default().to_owned().into(),
         };
-        let body = request::read(body, self.body_deadline).await?;
+        let body = request::read(body, self.body_deadline, &self.body_space).await?;
         if let Some(crossing) = crossing {
             crossing.body_ended();
         }

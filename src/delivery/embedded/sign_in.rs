@@ -105,8 +105,12 @@ impl Directory {
             UserName::Device { name, instance } => {
                 let listed = self.instances.get(instance);
                 let expected = listed.and_then(|listed| listed.devices.get(name));
-                let known = expected.is_some_and(|expected| same(expected.bytes(), password));
-                known.then_some(()).ok_or(Refused::BadUserNameOrPassword)
+                if !expected.is_some_and(|expected| same(expected.bytes(), password)) {
+                    return Err(Refused::BadUserNameOrPassword);
+                }
+                // Ids of that form are signed for, so nobody else may take such a session over.
+                let signed_for = is_device_of_group(client_id);
+                (!signed_for).then_some(()).ok_or(Refused::NotAuthorized)
             }
         }
     }
@@ -206,10 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_device_signs_in_under_any_client_id_of_its_own_instance_only() {
+    fn a_listed_device_signs_in_to_its_own_instance_under_an_id_nobody_signs_for() {
         let check =
             |user_name, password: &str| directory().check("lamp", user_name, password.as_bytes());
         assert_eq!(check("Device|lamp|1|post-cn-a", "lamp-password"), Ok(()));
+        let posing = directory().check("GID_x@@@lamp", "Device|lamp|1|post-cn-a", b"lamp-password");
+        assert_eq!(posing, Err(Refused::NotAuthorized));
         for (user_name, password) in [
             ("Device|lamp|1|post-cn-a", "lamp-passwore"),
             ("Device|lamp|1|post-cn-a", ""),

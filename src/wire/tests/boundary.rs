@@ -15,11 +15,11 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::wire::Deadlines;
 use crate::wire::connection::http1_builder;
 use crate::wire::crossing::{Aside, Crossing};
-use crate::wire::request;
+use crate::wire::request::{self, BodySpace};
 use crate::wire::socket::Socket;
+use crate::wire::{BODIES_BYTES_MAX, Deadlines};
 
 const SEEDS: u64 = 1_500;
 
@@ -155,14 +155,15 @@ async fn serve(stream: DuplexStream, with_socket: bool, delays: u64, seen: Arc<M
                 Some(Aside::TooLong) => panic!("nothing here is too long"),
                 None => parts.uri.query().unwrap_or_default().to_owned().into(),
             };
-            let Ok(body) = request::read(body, Duration::from_secs(60)).await else {
+            let space = BodySpace::new(BODIES_BYTES_MAX);
+            let Ok(body) = request::read(body, Duration::from_secs(60), &space).await else {
                 return Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("broken"))));
             };
             if let Some(crossing) = &shared {
                 crossing.body_ended();
             }
             let method = parts.method.as_str().to_owned();
-            seen.lock().push(Seen { method, query, body });
+            seen.lock().push(Seen { method, query, body: body.bytes });
             for _ in 0..yields {
                 tokio::task::yield_now().await;
             }
