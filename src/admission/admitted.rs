@@ -72,7 +72,8 @@ impl NonceClaim {
 
 impl Drop for NonceClaim {
     fn drop(&mut self) {
-        if let Some(holder) = self.holder.take() {
+        // Dropped by a panic, the message may be on disk already: then its nonce was used.
+        if let Some(holder) = self.holder.take().filter(|_| !std::thread::panicking()) {
             holder.nonces.release(self.mark.fingerprint);
         }
     }

@@ -1,5 +1,7 @@
 //! One connection to an endpoint, and calls signed as the SDKs sign them (V3).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,6 +15,8 @@ use crate::admission::{
 };
 use crate::clock::{Clock, SystemClock};
 
+/// How long an endpoint may take to accept a connection, or to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// An answer longer than this is not one of ours.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -58,8 +62,10 @@ impl Endpoint {
 
     pub(super) async fn connect(&self) -> Result<Connection, String> {
         let failed = |error: String| format!("{}: {error}", self.address);
-        let stream =
-            TcpStream::connect(&self.address).await.map_err(|error| failed(error.to_string()))?;
+        let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(&self.address)).await;
+        let stream = connecting
+            .map_err(|_| failed(format!("no connection within {PATIENCE:?}")))?
+            .map_err(|error| failed(error.to_string()))?;
         stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
         let (sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
@@ -83,6 +89,11 @@ impl Connection {
 
     /// Sends the form and reads the answer.
     pub(super) async fn call(&mut self, signer: &Signer, form: &Bytes) -> Result<Answer, String> {
+        let answered = tokio::time::timeout(PATIENCE, self.exchange(signer, form)).await;
+        answered.unwrap_or_else(|_| Err(format!("{}: no answer within {PATIENCE:?}", self.host)))
+    }
+
+    async fn exchange(&mut self, signer: &Signer, form: &Bytes) -> Result<Answer, String> {
         let request = request(&self.host, signer, form)?;
         self.sender.ready().await.map_err(|error| error.to_string())?;
         let response = self.sender.send_request(request).await.map_err(|e| e.to_string())?;

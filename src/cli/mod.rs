@@ -5,6 +5,7 @@
 mod check;
 mod client;
 mod demo;
+mod files;
 mod logging;
 mod progress;
 mod send;

@@ -10,15 +10,16 @@ use tokio::sync::watch;
 use crate::clock::{Clock, SystemClock};
 use crate::pipeline::{self, Ended, Report, Stop};
 
-use super::{Failure, VERSION, load, logging, progress, say};
+use super::{Failure, VERSION, files, load, logging, progress, say};
 
 /// A recovery that takes longer than this is shown.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Serves until SIGTERM or ctrl-C, then drains.
 pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
-    let (config, demo) = load(config)?;
+    let (mut config, demo) = load(config)?;
     logging::start();
+    files::fit(&mut config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

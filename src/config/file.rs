@@ -161,6 +161,8 @@ pub(super) struct Delivery {
     pub(super) kind: String,
     #[serde(deserialize_with = "duration")]
     pub(super) retention: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) reconnect_grace: Duration,
     pub(super) backlog_max: ByteSize,
     pub(super) embedded: Embedded,
     pub(super) mqtt: Option<Value>,
@@ -171,6 +173,7 @@ impl Default for Delivery {
         Self {
             kind: "embedded".into(),
             retention: Duration::from_secs(72 * 3_600),
+            reconnect_grace: Duration::from_secs(5),
             backlog_max: ByteSize::gib(16),
             embedded: Embedded::default(),
             mqtt: None,
@@ -182,11 +185,12 @@ impl Default for Delivery {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Embedded {
     pub(super) listen: SocketAddr,
+    pub(super) connections_max: usize,
 }
 
 impl Default for Embedded {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), connections_max: 5_000 }
     }
 }
 

@@ -15,6 +15,8 @@ use file::File;
 
 /// A full drain notice; longer than any balancer's probe needs.
 const DRAIN_NOTICE_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for devices after a start.
+const RECONNECT_GRACE_MAX: Duration = Duration::from_secs(60);
 /// Longest a message may wait for the broker.
 const RETENTION_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Smallest backlog cap: one segment a shard would not fit below it.
@@ -42,6 +44,9 @@ pub struct Config {
     /// How long a message may wait for the broker before it becomes a dead letter; 1 s to 1 year,
     /// default 72 h.
     pub retention: Duration,
+    /// How long messages that a former process left undelivered wait for devices to come back; 0 to
+    /// 60 s, default 5 s.
+    pub reconnect_grace: Duration,
     /// Bytes of journal that may wait for the broker; at the cap calls are refused with
     /// SystemOverFlow. At least 64 MiB, default 16 GiB.
     pub backlog_bytes_max: u64,
@@ -128,6 +133,12 @@ fn check(file: File) -> Result<Config, String> {
             Duration::from_secs(1),
             RETENTION_MAX,
         )?,
+        reconnect_grace: within(
+            "delivery.reconnect_grace",
+            file.delivery.reconnect_grace,
+            Duration::ZERO,
+            RECONNECT_GRACE_MAX,
+        )?,
         backlog_bytes_max: at_least(
             "delivery.backlog_max",
             file.delivery.backlog_max.as_u64(),
@@ -156,6 +167,12 @@ fn check(file: File) -> Result<Config, String> {
         },
         broker: delivery::embedded::Config {
             listen: file.delivery.embedded.listen,
+            connections_max: between(
+                "delivery.embedded.connections_max",
+                file.delivery.embedded.connections_max,
+                1,
+                wire::CONNECTIONS_MAX,
+            )?,
             access_keys: tenancy.device_keys,
             instances: tenancy.device_instances,
             limits: delivery::embedded::Limits::default(),

@@ -92,6 +92,8 @@ pub struct Post<B> {
     pub dead_letters: Mutex<DeadLetters>,
     /// How long a message may wait before it becomes a dead letter.
     pub retention: Duration,
+    /// How long what a former process left waits for devices to come back.
+    pub reconnect_grace: Duration,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// What is counted.
@@ -128,6 +130,9 @@ impl<B: Broker> Courier<B> {
 
     /// Delivers until the stream is closed and everything was given.
     pub async fn run(mut self) {
+        if self.follower.position() < self.known_from {
+            tokio::time::sleep(self.post.reconnect_grace).await;
+        }
         loop {
             match self.follower.next().await {
                 Ok(Some(batch)) => {

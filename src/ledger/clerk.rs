@@ -52,9 +52,19 @@ pub struct Clerk {
     fold: Fold,
 }
 
+/// Turns its flag true when the thread that holds it ends, by a panic too.
+struct Ending(Arc<AtomicBool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// A clerk at work.
 pub struct ClerkHandle {
     stop: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -100,7 +110,10 @@ impl Clerk {
     pub fn start(mut self) -> io::Result<ClerkHandle> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
+        let ended = Arc::new(AtomicBool::new(false));
+        let ending = Ending(Arc::clone(&ended));
         let work = move || {
+            let _ending = ending;
             loop {
                 let last = stopping.load(Ordering::Acquire);
                 let more = self.step();
@@ -113,7 +126,7 @@ impl Clerk {
             }
         };
         let thread = std::thread::Builder::new().name("weir-ledger".into()).spawn(work)?;
-        Ok(ClerkHandle { stop, thread })
+        Ok(ClerkHandle { stop, ended, thread })
     }
 
     /// Folds and commits once; true if there is more to fold at once.
@@ -157,6 +170,12 @@ impl Clerk {
 }
 
 impl ClerkHandle {
+    /// A flag that turns true if the thread ends, as it should only when it is told to.
+    #[must_use]
+    pub fn ended(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.ended)
+    }
+
     /// Folds what is left, commits it and ends.
     pub fn finish(self) {
         self.stop.store(true, Ordering::Release);

@@ -100,6 +100,8 @@ pub async fn start(
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
     let (poison, poisoned) = watch::channel(false);
+    let covered = clerk.covered();
+    let clerk = clerk.start().map_err(|error| StartError::Threads(error.to_string()))?;
     let upkeep = Upkeep {
         data_dir: config.data_dir,
         clock: Arc::clone(&clock),
@@ -108,14 +110,14 @@ pub async fn start(
         backlog_bytes_max: config.backlog_bytes_max,
         cursors: delivery.cursors,
         progress: delivery.progress,
-        covered: clerk.covered(),
+        covered,
+        ledger_ended: clerk.ended(),
         delivery: meters.delivery,
         ledger: meters.ledger,
         process: meters.process,
         readiness: Arc::clone(&readiness),
         poison,
     };
-    let clerk = clerk.start().map_err(|error| StartError::Threads(error.to_string()))?;
     let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
     let (listener, http) = bind("http.listen", config.http_listen).await?;
     let (stop_front, stopped) = watch::channel(false);
@@ -186,6 +188,7 @@ impl Delivery {
             broker: Arc::clone(&broker),
             dead_letters: Mutex::new(dead_letters),
             retention: config.retention,
+            reconnect_grace: config.reconnect_grace,
             clock: Arc::clone(clock),
             metrics: meters.delivery.clone(),
         });

@@ -141,7 +141,12 @@ impl Running {
         let was_poisoned = tokio::select! {
             _ = stop.wait_for(|stop| *stop > Stop::Run) => false,
             _ = self.poisoned.wait_for(|poisoned| *poisoned) => true,
+            _ = &mut self.couriers => {
+                tracing::error!("delivery ended by itself: a bug; stopping");
+                true
+            }
         };
+        let delivering = !self.couriers.is_finished();
         self.readiness.advance(if was_poisoned { State::Poisoned } else { State::Draining });
         if !was_poisoned {
             tracing::info!(notice = ?self.drain_notice, "draining");
@@ -166,7 +171,7 @@ impl Running {
             clerk.finish();
         });
         join("shards", joined.await);
-        if tokio::time::timeout(DELIVERY_GRACE, self.couriers).await.is_err() {
+        if delivering && tokio::time::timeout(DELIVERY_GRACE, self.couriers).await.is_err() {
             tracing::warn!("stopping with a backlog: it is delivered after the next start");
         }
         self.broker.shutdown(DEVICE_GRACE).await;

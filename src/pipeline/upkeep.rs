@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -31,6 +32,7 @@ pub(super) struct Upkeep {
     pub(super) cursors: Cursors,
     pub(super) progress: Vec<Arc<Progress>>,
     pub(super) covered: Covered,
+    pub(super) ledger_ended: Arc<AtomicBool>,
     pub(super) delivery: DeliveryMetrics,
     pub(super) ledger: LedgerMetrics,
     pub(super) process: ProcessMetrics,
@@ -87,7 +89,11 @@ impl Upkeep {
         if let Ok(disk) = rustix::fs::statvfs(&self.data_dir) {
             self.process.disk_free.set(gauge(disk.f_bavail.saturating_mul(disk.f_frsize)));
         }
-        let poisoned = self.progress.iter().any(|progress| progress.stream().is_poisoned());
+        // Without its ledger weir would bill nothing, and keep its journal for ever. A drain ends it.
+        let ledger_lost =
+            self.readiness.state() <= State::Ready && self.ledger_ended.load(Ordering::Acquire);
+        let poisoned =
+            ledger_lost || self.progress.iter().any(|progress| progress.stream().is_poisoned());
         if poisoned {
             self.readiness.advance(State::Poisoned);
             self.poison.send_replace(true);

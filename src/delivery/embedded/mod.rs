@@ -186,6 +186,7 @@ fn listener(config: &Config) -> rmqtt::Result<Listener> {
         .reuseaddr(Some(true))
         .nodelay(true)
         .allow_anonymous(false)
+        .max_connections(config.connections_max)
         .max_packet_size(PACKET_BYTES_MAX)
         // In bytes, while client ids in the field are ASCII (ApsaraMQ allows nothing else).
         .max_clientid_len(CLIENT_ID_CHARS_MAX)

@@ -157,6 +157,7 @@ mod tests {
         };
         Directory::new(&Config {
             listen: ([127, 0, 0, 1], 0).into(),
+            connections_max: 10,
             access_keys: vec![key("LTAI1", "secret-1", "1"), key("LTAI2", "secret-2", "2")],
             instances: vec![instance("post-cn-a", "1"), instance("post-cn-b", "2")],
             limits: Limits::default(),

@@ -72,6 +72,7 @@ async fn an_address_in_use_is_named_with_its_key_and_what_to_do() {
     let listen = broken.broker.local_addr();
     let config = Config {
         listen,
+        connections_max: 10,
         access_keys: Vec::new(),
         instances: Vec::new(),
         limits: Limits::default(),
