@@ -29,8 +29,8 @@ const SECRET_CHARS: usize = 30;
 pub(super) struct Demo {
     pub(super) access_key_id: String,
     pub(super) secret: String,
-    pub(super) instance: &'static str,
-    pub(super) topic: &'static str,
+    pub(super) instance: String,
+    pub(super) topic: String,
 }
 
 /// The demo's file, made with a random key if this is the first start.
@@ -47,6 +47,7 @@ pub(super) fn open() -> Result<Demo, Failure> {
     #[derive(Deserialize)]
     struct File {
         accounts: Vec<Account>,
+        instances: Vec<Instance>,
     }
     #[derive(Deserialize)]
     struct Account {
@@ -57,11 +58,21 @@ pub(super) fn open() -> Result<Demo, Failure> {
         id: String,
         secret: String,
     }
+    #[derive(Deserialize)]
+    struct Instance {
+        id: String,
+        topics: Vec<String>,
+    }
+    let unusable = |what: &str| Failure::because(FILE, what);
     let text = std::fs::read_to_string(FILE).map_err(|error| Failure::because(FILE, error))?;
-    let file: File = toml::from_str(&text).map_err(|error| Failure::because(FILE, error))?;
+    let file: File =
+        toml::from_str(&text).map_err(|error| unusable(&error.message().replace('\n', " ")))?;
     let key = file.accounts.into_iter().flat_map(|account| account.access_keys).next();
-    let key = key.ok_or_else(|| Failure::because(FILE, "has no access key; remove the file"))?;
-    Ok(Demo { access_key_id: key.id, secret: key.secret, instance: INSTANCE, topic: TOPIC })
+    let key = key.ok_or_else(|| unusable("has no access key; remove the file"))?;
+    let instance = file.instances.into_iter().next();
+    let Instance { id, topics } = instance.ok_or_else(|| unusable("has no instance"))?;
+    let topic = topics.into_iter().next().ok_or_else(|| unusable("has no topic"))?;
+    Ok(Demo { access_key_id: key.id, secret: key.secret, instance: id, topic })
 }
 
 fn create(path: &Path) -> Result<(), std::io::Error> {
@@ -136,8 +147,8 @@ impl Demo {
             ("SignatureVersion".into(), "1.0".into()),
             ("SignatureNonce".into(), nonce.into()),
             ("Timestamp".into(), timestamp.into()),
-            ("InstanceId".into(), self.instance.into()),
-            ("MqttTopic".into(), self.topic.into()),
+            ("InstanceId".into(), self.instance.as_str().into()),
+            ("MqttTopic".into(), self.topic.as_str().into()),
             ("Payload".into(), "aGVsbG8gZnJvbSBjdXJs".into()),
         ];
         let signature = sign_v1(&self.secret, Verb::Get, &query);

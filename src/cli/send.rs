@@ -102,8 +102,8 @@ fn identity(arguments: &Arguments) -> Result<(Signer, String, String), Failure> 
              run where the demo runs"
         ))
     })?;
-    let instance = arguments.instance.clone().unwrap_or_else(|| demo.instance.to_owned());
-    let topic = arguments.topic.clone().unwrap_or_else(|| demo.topic.to_owned());
+    let instance = arguments.instance.clone().unwrap_or(demo.instance);
+    let topic = arguments.topic.clone().unwrap_or(demo.topic);
     let (access_key_id, secret) = (demo.access_key_id, demo.secret);
     Ok((Signer { access_key_id, secret, algorithm }, instance, topic))
 }

@@ -109,6 +109,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn check(file: File) -> Result<Config, String> {
     refuse_unsupported(&file)?;
+    check_places(&file)?;
     let shards = shards(file.shard.count)?;
     let tenancy = tenancy::check(&file)?;
     let journal = journal::Config {
@@ -165,20 +166,47 @@ fn check(file: File) -> Result<Config, String> {
             nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
             host_aliases: file.http.host_aliases,
         },
-        broker: delivery::embedded::Config {
-            listen: file.delivery.embedded.listen,
-            connections_max: between(
-                "delivery.embedded.connections_max",
-                file.delivery.embedded.connections_max,
-                1,
-                wire::CONNECTIONS_MAX,
-            )?,
-            access_keys: tenancy.device_keys,
-            instances: tenancy.device_instances,
-            limits: delivery::embedded::Limits::default(),
-        },
+        broker: broker(&file.delivery, tenancy.device_keys, tenancy.device_instances)?,
         data_dir: file.data_dir,
     })
+}
+
+fn broker(
+    delivery: &file::Delivery,
+    access_keys: Vec<delivery::embedded::AccessKey>,
+    instances: Vec<delivery::embedded::Instance>,
+) -> Result<delivery::embedded::Config, String> {
+    Ok(delivery::embedded::Config {
+        listen: delivery.embedded.listen,
+        connections_max: between(
+            "delivery.embedded.connections_max",
+            delivery.embedded.connections_max,
+            1,
+            wire::CONNECTIONS_MAX,
+        )?,
+        access_keys,
+        instances,
+        limits: delivery::embedded::Limits::default(),
+    })
+}
+
+/// Two listeners on one address, or no place for data, would only be found out while starting.
+fn check_places(file: &File) -> Result<(), String> {
+    if file.data_dir.as_os_str().is_empty() {
+        return Err("data_dir is empty: name a folder".into());
+    }
+    let listeners = [
+        ("http.listen", file.http.listen),
+        ("ops.listen", file.ops.listen),
+        ("delivery.embedded.listen", file.delivery.embedded.listen),
+    ];
+    for (at, (key, address)) in listeners.iter().enumerate() {
+        let same = |(_, other): &&(&str, SocketAddr)| other == address && address.port() != 0;
+        if let Some((other, _)) = listeners[at + 1..].iter().find(same) {
+            return Err(format!("{key} and {other} are both {address}: give each its own"));
+        }
+    }
+    Ok(())
 }
 
 fn wire(file: &File) -> Result<wire::Config, String> {

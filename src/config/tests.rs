@@ -80,6 +80,8 @@ fn a_bad_key_is_refused_by_name_with_the_fix() {
         ("secret = \"s\"", "secret_env = \"WEIR_NO_SUCH_VARIABLE\"", "WEIR_NO_SUCH_VARIABLE"),
         ("secret = \"s\"", "", "give one of secret, secret_env and secret_file"),
         ("slots = 16", "slot = 16", "unknown field `slot`"),
+        ("\"somewhere\"", "\"\"", "data_dir is empty"),
+        ("127.0.0.1:0", "127.0.0.1:8081", "http.listen and ops.listen are both 127.0.0.1:8081"),
     ];
     for (good, bad, said) in cases {
         assert!(GOOD.contains(good), "{good}");

@@ -39,9 +39,7 @@ pub enum ConfigError {
         found: u16,
     },
     /// A segment that cannot hold the largest turn, or takes too long to make.
-    #[error(
-        "a journal segment of {found} bytes; it has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
-    )]
+    #[error("journal.segment_bytes is {found}; it is {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}")]
     SegmentBytes {
         /// The number configured.
         found: u64,

@@ -210,7 +210,7 @@ fn couriers(
     let mut generations: Vec<(u32, Vec<Courier<EmbeddedBroker>>)> = vec![];
     let mut progress = vec![];
     for stream in journal.streams() {
-        // What was trimmed had been delivered, so a missing cursor stands at the first that is left.
+        // What was trimmed had been delivered: a missing cursor stands at the first that is left.
         let from = cursors.get(stream.id()).unwrap_or_else(|| stream.first());
         let (courier, shown) = Courier::new(Arc::clone(post), stream, from)?;
         progress.push(shown);

@@ -89,7 +89,7 @@ impl Upkeep {
         if let Ok(disk) = rustix::fs::statvfs(&self.data_dir) {
             self.process.disk_free.set(gauge(disk.f_bavail.saturating_mul(disk.f_frsize)));
         }
-        // Without its ledger weir would bill nothing, and keep its journal for ever. A drain ends it.
+        // Without its ledger weir would keep its journal for ever. A drain ends it, and may.
         let ledger_lost =
             self.readiness.state() <= State::Ready && self.ledger_ended.load(Ordering::Acquire);
         let poisoned =
