@@ -7,7 +7,10 @@ use super::{Failure, demo, say};
 /// Checks a file, or the demo's, and says what would run.
 pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
     let Some(path) = config else {
-        let (config, _) = demo::open_or_create()?;
+        let Some(config) = demo::config_if_any()? else {
+            let hint = "there is no demo here yet: give --config FILE, or start weir once";
+            return Err(Failure::Failed(hint.into()));
+        };
         say(&summary("the demo", &config));
         return Ok(());
     };

@@ -42,6 +42,12 @@ pub(super) fn open_or_create() -> Result<(Config, Demo), Failure> {
     Ok((Config::load(path)?, open()?))
 }
 
+/// The demo's configuration, if there has been a first start.
+pub(super) fn config_if_any() -> Result<Option<Config>, Failure> {
+    let path = Path::new(FILE);
+    path.exists().then(|| Config::load(path)).transpose().map_err(Failure::from)
+}
+
 /// The demo's account, for a command beside a running demo.
 pub(super) fn open() -> Result<Demo, Failure> {
     #[derive(Deserialize)]
