@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) shard: Shard,
     pub(super) journal: Journal,
     pub(super) delivery: Delivery,
+    pub(super) ledger: Ledger,
     pub(super) accounts: Vec<Account>,
     pub(super) instances: Vec<Instance>,
 }
@@ -35,6 +36,7 @@ impl Default for File {
             shard: Shard::default(),
             journal: Journal::default(),
             delivery: Delivery::default(),
+            ledger: Ledger::default(),
             accounts: vec![],
             instances: vec![],
         }
@@ -161,6 +163,8 @@ pub(super) struct Delivery {
     pub(super) kind: String,
     #[serde(deserialize_with = "duration")]
     pub(super) retention: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) dead_letters_kept: Duration,
     pub(super) backlog_max: ByteSize,
     pub(super) embedded: Embedded,
     pub(super) mqtt: Option<Value>,
@@ -171,6 +175,7 @@ impl Default for Delivery {
         Self {
             kind: "embedded".into(),
             retention: Duration::from_secs(72 * 3_600),
+            dead_letters_kept: Duration::from_secs(30 * 24 * 3_600),
             backlog_max: ByteSize::gib(16),
             embedded: Embedded::default(),
             mqtt: None,
@@ -187,6 +192,19 @@ pub(super) struct Embedded {
 impl Default for Embedded {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ledger {
+    #[serde(deserialize_with = "duration")]
+    pub(super) minutes_kept: Duration,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { minutes_kept: crate::ledger::MINUTES_KEPT }
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{admission, delivery, journal, queue, shard, wire};
+use crate::{admission, delivery, journal, ledger, queue, shard, wire};
 
 use file::File;
 
@@ -17,6 +17,9 @@ use file::File;
 const DRAIN_NOTICE_MAX: Duration = Duration::from_secs(60);
 /// Longest a message may wait for the broker.
 const RETENTION_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+/// Shortest and longest time a dead letter is kept: a day, and ten years.
+const DEAD_LETTERS_KEPT_MIN: Duration = Duration::from_secs(24 * 3_600);
+const DEAD_LETTERS_KEPT_MAX: Duration = Duration::from_secs(3_653 * 24 * 3_600);
 /// Smallest backlog cap: one segment a shard would not fit below it.
 const BACKLOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
@@ -42,6 +45,8 @@ pub struct Config {
     /// How long a message may wait for the broker before it becomes a dead letter; 1 s to 1 year,
     /// default 72 h.
     pub retention: Duration,
+    /// How long a dead letter is kept; 1 day to 10 years, default 30 days.
+    pub dead_letters_kept: Duration,
     /// Bytes of journal that may wait for the broker; at the cap calls are refused with
     /// SystemOverFlow. At least 64 MiB, default 16 GiB.
     pub backlog_bytes_max: u64,
@@ -55,6 +60,8 @@ pub struct Config {
     pub shard: shard::Config,
     /// The segment logs.
     pub journal: journal::Config,
+    /// The usage rows.
+    pub ledger: ledger::Config,
     /// The embedded broker.
     pub broker: delivery::embedded::Config,
 }
@@ -65,12 +72,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the key and the fix.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let origin = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            origin: origin.clone(),
-            text: format!("cannot be read: {error}"),
-        })?;
+        let (origin, text) = text_of(path)?;
         Self::parse(&origin, &text)
+    }
+
+    /// Reads where a file keeps its data, and asks for no secret it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file cannot be read, or holds a key that weir does not know.
+    pub fn data_dir(path: &Path) -> Result<PathBuf, ConfigError> {
+        let (origin, text) = text_of(path)?;
+        Ok(read(&origin, &text)?.data_dir)
     }
 
     /// Checks the text of a file; `origin` names it in errors.
@@ -78,15 +90,26 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the key and the fix.
     pub fn parse(origin: &str, text: &str) -> Result<Self, ConfigError> {
-        let file: File = toml::from_str(text).map_err(|error| ConfigError {
-            origin: match error.span() {
-                Some(span) => format!("{origin} line {}", line_of(text, span.start)),
-                None => origin.to_owned(),
-            },
-            text: error.message().replace('\n', " "),
-        })?;
-        check(file).map_err(|text| ConfigError { origin: origin.to_owned(), text })
+        check(read(origin, text)?).map_err(|text| ConfigError { origin: origin.to_owned(), text })
     }
+}
+
+fn text_of(path: &Path) -> Result<(String, String), ConfigError> {
+    let origin = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((origin, text)),
+        Err(error) => Err(ConfigError { origin, text: format!("cannot be read: {error}") }),
+    }
+}
+
+fn read(origin: &str, text: &str) -> Result<File, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError {
+        origin: match error.span() {
+            Some(span) => format!("{origin} line {}", line_of(text, span.start)),
+            None => origin.to_owned(),
+        },
+        text: error.message().replace('\n', " "),
+    })
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -119,6 +142,12 @@ fn check(file: File) -> Result<Config, String> {
             Duration::from_secs(1),
             RETENTION_MAX,
         )?,
+        dead_letters_kept: within(
+            "delivery.dead_letters_kept",
+            file.delivery.dead_letters_kept,
+            DEAD_LETTERS_KEPT_MIN,
+            DEAD_LETTERS_KEPT_MAX,
+        )?,
         backlog_bytes_max: at_least(
             "delivery.backlog_max",
             file.delivery.backlog_max.as_u64(),
@@ -144,6 +173,14 @@ fn check(file: File) -> Result<Config, String> {
             instances: tenancy.instances,
             nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
             host_aliases: file.http.host_aliases,
+        },
+        ledger: ledger::Config {
+            minutes_kept: within(
+                "ledger.minutes_kept",
+                file.ledger.minutes_kept,
+                ledger::MINUTES_KEPT_MIN,
+                ledger::MINUTES_KEPT_MAX,
+            )?,
         },
         broker: delivery::embedded::Config {
             listen: file.delivery.embedded.listen,

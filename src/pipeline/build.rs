@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
 use crate::journal::{DirectoryLock, Journal, JournalError, Sequence, Writer};
-use crate::ledger::{Clerk, Ledger};
+use crate::ledger::{self, Clerk, Ledger};
 use crate::message::InstanceId;
 use crate::metering::{
     AdmissionMetrics, Billing, DeliveryMetrics, DeviceMetrics, JournalMetrics, LedgerMetrics,
@@ -93,9 +93,11 @@ pub async fn start(
         metrics: meters.journal.clone(),
         report,
     };
-    let ledger = Ledger::open(&config.data_dir.join("ledger.sqlite"))?;
+    let ledger = Ledger::open(&config.data_dir.join(ledger::FILE))?;
     let (opened, ledger) = recovery.run(ledger).await?;
-    let clerk = Clerk::new(ledger, opened.journal.streams())?;
+    let streams = opened.journal.streams();
+    let counted = meters.ledger.clone();
+    let clerk = Clerk::new(ledger, streams, config.ledger, Arc::clone(&clock), counted)?;
     let delivery = Delivery::start(&config, &clock, &meters, &opened.journal).await?;
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
