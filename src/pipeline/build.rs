@@ -28,7 +28,7 @@ use crate::shard::Shard;
 use crate::wire::{self, Front};
 
 use super::recovery::{self, Recovery, Report};
-use super::upkeep::Upkeep;
+use super::upkeep::{DEAD_LETTERS, Upkeep};
 use super::{Addresses, Running, StartError, join};
 
 /// What every stage counts, built once.
@@ -104,6 +104,7 @@ pub async fn start(
     let (poison, poisoned) = watch::channel(false);
     let upkeep = Upkeep {
         data_dir: config.data_dir,
+        dead_letters_kept: config.dead_letters_kept,
         clock: Arc::clone(&clock),
         admission: Arc::clone(&admission),
         backlog_gate: queue.backlog_gate(),
@@ -183,7 +184,7 @@ impl Delivery {
         journal: &Journal,
     ) -> Result<Self, StartError> {
         let broker = Arc::new(EmbeddedBroker::start(&config.broker, &meters.devices).await?);
-        let dead_letters = in_dir(&config.data_dir, "dead-letters.ndjson", DeadLetters::open)?;
+        let dead_letters = in_dir(&config.data_dir, DEAD_LETTERS, DeadLetters::open)?;
         let post = Arc::new(Post {
             broker: Arc::clone(&broker),
             dead_letters: Mutex::new(dead_letters),
