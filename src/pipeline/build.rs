@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
 use crate::journal::{DirectoryLock, Journal, JournalError, Sequence, Writer};
-use crate::ledger::{self, Clerk, Ledger};
+use crate::ledger::{self, Clerk, Ledger, Reader};
 use crate::message::InstanceId;
 use crate::metering::{
     AdmissionMetrics, Billing, DeliveryMetrics, DeviceMetrics, JournalMetrics, LedgerMetrics,
@@ -81,7 +81,8 @@ pub async fn start(
     let meters = Meters::new(&config)?;
     let readiness = Arc::new(Readiness::new(meters.process.ready.clone()));
     let (ops_listener, ops_address) = bind("ops.listen", config.ops_listen).await?;
-    let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone());
+    let usage = Reader::new(&config.data_dir);
+    let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone(), usage);
     let ops = tokio::spawn(ops.serve(ops_listener));
     let lock = DirectoryLock::acquire(&config.data_dir)?;
     let admission = admission(&config, &clock, &meters)?;
