@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::ledger::ReadError;
 
 /// Version and commit, as `--version` and `weir_build_info` show them.
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEIR_COMMIT"), ")");
@@ -72,6 +73,8 @@ enum Failure {
     #[error("{0}")]
     Config(#[from] ConfigError),
     #[error("{0}")]
+    Read(#[from] ReadError),
+    #[error("{0}")]
     Usage(String),
     #[error("{0}")]
     Failed(String),
@@ -101,7 +104,7 @@ pub fn run() -> ExitCode {
             match failure {
                 Failure::Usage(_) => ExitCode::from(EXIT_USAGE),
                 Failure::Config(_) => ExitCode::from(EXIT_CONFIG),
-                Failure::Failed(_) => ExitCode::FAILURE,
+                Failure::Read(_) | Failure::Failed(_) => ExitCode::FAILURE,
             }
         }
     }

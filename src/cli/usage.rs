@@ -12,9 +12,9 @@ const LONG_ABOUT: &str = "\
 Show what was billed, from the ledger and the journal's tail. It reads the data directory of
 --config, or the demo's, whether weir runs or not, and writes nothing there.
 
-A row is an instance and a minute, hour, day or month of UTC. Its count is the SendMessage calls that
-were answered 200, by the time of their admission; its peak is the most of them in one second. A row
-without a message is left out. Without --from and --to everything is shown.
+A row is an instance and a minute, hour, day or month of UTC. Its count is the SendMessage calls
+that were journaled, by the time of their admission; its peak is the most of them in one second. A
+row without a message is left out. Without --from and --to everything is shown.
 
 Messages that are journaled and not yet in the ledger are counted; how many they are is said below
 the table, and on standard error with csv and json.";
@@ -140,7 +140,7 @@ fn show(config: Option<&Path>, arguments: &Arguments) -> Result<(), Failure> {
         Length::Month => By::Month,
     };
     let query = query(&arguments.which, by)?;
-    let usage = reader(config)?.usage(&query).map_err(failed)?;
+    let usage = reader(config)?.usage(&query)?;
     write(|out| match arguments.format {
         Format::Table => Ok(table::write(&usage, out)?),
         Format::Json => Ok(usage.write_json(out)?),
@@ -192,10 +192,6 @@ fn write(
     let mut out = BufWriter::new(io::stdout().lock());
     match what(&mut out).and_then(|()| Ok(out.flush()?)) {
         Err(ReadError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(failed),
+        written => Ok(written?),
     }
-}
-
-fn failed(error: ReadError) -> Failure {
-    Failure::Failed(error.to_string())
 }

@@ -168,19 +168,12 @@ fn check(file: File) -> Result<Config, String> {
             )?,
         },
         journal,
+        ledger: ledger(&file)?,
         admission: admission::Config {
             access_keys: tenancy.access_keys,
             instances: tenancy.instances,
             nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
             host_aliases: file.http.host_aliases,
-        },
-        ledger: ledger::Config {
-            minutes_kept: within(
-                "ledger.minutes_kept",
-                file.ledger.minutes_kept,
-                ledger::MINUTES_KEPT_MIN,
-                ledger::MINUTES_KEPT_MAX,
-            )?,
         },
         broker: delivery::embedded::Config {
             listen: file.delivery.embedded.listen,
@@ -190,6 +183,12 @@ fn check(file: File) -> Result<Config, String> {
         },
         data_dir: file.data_dir,
     })
+}
+
+fn ledger(file: &File) -> Result<ledger::Config, String> {
+    let (least, most) = (ledger::MINUTES_KEPT_MIN, ledger::MINUTES_KEPT_MAX);
+    let minutes_kept = within("ledger.minutes_kept", file.ledger.minutes_kept, least, most)?;
+    Ok(ledger::Config { minutes_kept })
 }
 
 fn wire(file: &File) -> Result<wire::Config, String> {

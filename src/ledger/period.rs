@@ -63,7 +63,7 @@ pub enum QueryError {
         text: String,
     },
     /// The span holds nothing.
-    #[error("from is not before to, and to itself is not part of the span")]
+    #[error("from is not before to; to itself is not part of the span")]
     Empty,
     /// Not a length.
     #[error("by is \"{text}\": it is minute, hour, day or month")]

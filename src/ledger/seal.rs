@@ -6,8 +6,9 @@
 //!                  a text as its length (u32) and its bytes, a number as u64, a digest as it is
 //! minutes          SHA-256 of the hour's minute rows, then of its adjustments, by minute:
 //!                  1 or 2 (u8), minute (u64), count (u64), peak (u64)
-//! hash of a chunk  SHA-256 of "weir ledger chunk 1", then instance (length u32, bytes), hour (u64),
-//!                  count (u64), peak (u64), adjusted (u64), minutes (32), previous hash (32)
+//! hash of a chunk  SHA-256 of "weir ledger chunk 1", then instance (length u32, bytes),
+//!                  hour (u64), count (u64), peak (u64), adjusted (u64), minutes (32),
+//!                  previous hash (32)
 //! ```
 //!
 //! The previous hash is that of the instance's chunk before, and zeros for its first. Minute rows

@@ -10,6 +10,9 @@ const FORMAT: i32 = 2;
 /// How long a reader may hold the database before a commit gives up and tries again later.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// Statements kept prepared: more than a fold, a close and a purge take together.
+const STATEMENTS_MAX: usize = 32;
+
 /// What `sum`, `minutes` and `hash` cover stands in `seal.rs`. Minutes, hours and seconds are
 /// counted from 1970, UTC.
 const TABLES: &str = "
@@ -128,6 +131,7 @@ pub(super) fn open(path: &Path, closed_sum: u32) -> Result<Connection, LedgerErr
     }
     check(&connection, path)?;
     connection.execute_batch("PRAGMA synchronous = FULL").map_err(failed())?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     Ok(connection)
 }
 

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
 use crate::journal::{DirectoryLock, Journal, JournalError, Sequence, Writer};
-use crate::ledger::{self, Clerk, Ledger, Reader};
+use crate::ledger::{self, Clerk, FollowError, Ledger, Reader};
 use crate::message::InstanceId;
 use crate::metering::{
     AdmissionMetrics, Billing, DeliveryMetrics, DeviceMetrics, JournalMetrics, LedgerMetrics,
@@ -96,9 +96,7 @@ pub async fn start(
     };
     let ledger = Ledger::open(&config.data_dir.join(ledger::FILE))?;
     let (opened, ledger) = recovery.run(ledger).await?;
-    let streams = opened.journal.streams();
-    let counted = meters.ledger.clone();
-    let clerk = Clerk::new(ledger, streams, config.ledger, Arc::clone(&clock), counted)?;
+    let clerk = clerk(ledger, &opened.journal, config.ledger, &clock, &meters)?;
     let delivery = Delivery::start(&config, &clock, &meters, &opened.journal).await?;
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
@@ -143,6 +141,16 @@ pub async fn start(
         _journal: opened.journal,
         _lock: lock,
     })
+}
+
+fn clerk(
+    ledger: Ledger,
+    journal: &Journal,
+    config: ledger::Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+) -> Result<Clerk, FollowError> {
+    Clerk::new(ledger, journal.streams(), config, Arc::clone(clock), meters.ledger.clone())
 }
 
 fn admission(

@@ -156,11 +156,11 @@ fn an_idle_hour_closes_five_minutes_after_its_end() {
 
 #[test]
 fn no_hour_closes_while_a_stream_still_has_messages_of_it() {
-    const BATCH: u64 = 4_096;
+    let batch = [START; 4_096];
     let mut rig = Journaled::new();
     let mut clerk = rig.clerk();
-    for _ in 0..FOLD_MESSAGES_MAX / BATCH {
-        rig.append(0, "a", &[START; BATCH as usize]);
+    for _ in 0..FOLD_MESSAGES_MAX / batch.len() as u64 {
+        rig.append(0, "a", &batch);
     }
     rig.append(1, "a", &[START + 1]);
     rig.clock.advance(std::time::Duration::from_millis(24 * HOUR));
