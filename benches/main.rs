@@ -5,6 +5,7 @@
 mod admission;
 mod end_to_end;
 mod journal;
+mod ledger;
 mod queue;
 mod support;
 
@@ -15,6 +16,8 @@ criterion_group!(
     admission::admit,
     queue::round_trip,
     journal::turn,
+    ledger::fold,
+    ledger::month,
     end_to_end::end_to_end
 );
 criterion_main!(benches);

@@ -27,6 +27,12 @@ impl UnixMillis {
         Self(self.0.saturating_add(millis_of(by)))
     }
 
+    /// This moment moved back, saturating at the epoch.
+    #[must_use]
+    pub const fn minus(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(millis_of(by)))
+    }
+
     /// How far `self` is past `earlier`; zero if it is not.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

@@ -1,7 +1,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -46,6 +46,15 @@ pub(super) fn open_or_create() -> Result<(Config, Demo), Failure> {
 pub(super) fn config_if_any() -> Result<Option<Config>, Failure> {
     let path = Path::new(FILE);
     path.exists().then(|| Config::load(path)).transpose().map_err(Failure::from)
+}
+
+/// Where the demo keeps its data, if it ever ran here.
+pub(super) fn data_dir() -> Result<PathBuf, Failure> {
+    let path = Path::new(FILE);
+    if !path.exists() {
+        return Err(Failure::because(FILE, "there is none; give --config, or run where weir runs"));
+    }
+    Ok(Config::data_dir(path)?)
 }
 
 /// The demo's account, for a command beside a running demo.

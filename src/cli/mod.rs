@@ -10,6 +10,8 @@ mod logging;
 mod progress;
 mod send;
 mod serve;
+mod table;
+mod usage;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,10 +20,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::ledger::ReadError;
 
 /// Version and commit, as `--version` and `weir_build_info` show them.
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEIR_COMMIT"), ")");
 
+const EXIT_USAGE: u8 = 2;
 const EXIT_CONFIG: u8 = 78;
 
 const ABOUT: &str = "Takes SendMessage calls of ApsaraMQ for MQTT over HTTP, limits and bills \
@@ -58,6 +62,8 @@ enum Command {
     Serve,
     /// Send a message, or many, as an SDK would
     Send(send::Arguments),
+    /// Show what was billed, check the ledger, or export it
+    Usage(usage::Arguments),
     /// Check the configuration, bind nothing, and say what it means
     Check,
 }
@@ -67,6 +73,10 @@ enum Command {
 enum Failure {
     #[error("{0}")]
     Config(#[from] ConfigError),
+    #[error("{0}")]
+    Read(#[from] ReadError),
+    #[error("{0}")]
+    Usage(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -85,6 +95,7 @@ pub fn run() -> ExitCode {
     let result = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config),
         Command::Send(send) => send::run(&send),
+        Command::Usage(usage) => usage::run(config, &usage),
         Command::Check => check::run(config),
     };
     match result {
@@ -92,8 +103,9 @@ pub fn run() -> ExitCode {
         Err(failure) => {
             let _ = writeln!(std::io::stderr(), "weir: {failure}");
             match failure {
+                Failure::Usage(_) => ExitCode::from(EXIT_USAGE),
                 Failure::Config(_) => ExitCode::from(EXIT_CONFIG),
-                Failure::Failed(_) => ExitCode::FAILURE,
+                Failure::Read(_) | Failure::Failed(_) => ExitCode::FAILURE,
             }
         }
     }

@@ -20,6 +20,7 @@ pub(super) struct File {
     pub(super) shard: Shard,
     pub(super) journal: Journal,
     pub(super) delivery: Delivery,
+    pub(super) ledger: Ledger,
     pub(super) accounts: Vec<Account>,
     pub(super) instances: Vec<Instance>,
 }
@@ -35,6 +36,7 @@ impl Default for File {
             shard: Shard::default(),
             journal: Journal::default(),
             delivery: Delivery::default(),
+            ledger: Ledger::default(),
             accounts: vec![],
             instances: vec![],
         }
@@ -163,6 +165,8 @@ pub(super) struct Delivery {
     pub(super) retention: Duration,
     #[serde(deserialize_with = "duration")]
     pub(super) reconnect_grace: Duration,
+    #[serde(deserialize_with = "duration")]
+    pub(super) dead_letters_kept: Duration,
     pub(super) backlog_max: ByteSize,
     pub(super) embedded: Embedded,
     pub(super) mqtt: Option<Value>,
@@ -174,6 +178,7 @@ impl Default for Delivery {
             kind: "embedded".into(),
             retention: Duration::from_secs(72 * 3_600),
             reconnect_grace: Duration::from_secs(5),
+            dead_letters_kept: Duration::from_secs(30 * 24 * 3_600),
             backlog_max: ByteSize::gib(16),
             embedded: Embedded::default(),
             mqtt: None,
@@ -191,6 +196,19 @@ pub(super) struct Embedded {
 impl Default for Embedded {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), connections_max: 5_000 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ledger {
+    #[serde(deserialize_with = "duration")]
+    pub(super) minutes_kept: Duration,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { minutes_kept: crate::ledger::MINUTES_KEPT }
     }
 }
 

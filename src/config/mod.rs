@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{admission, delivery, journal, queue, shard, wire};
+use crate::{admission, delivery, journal, ledger, queue, shard, wire};
 
 use file::File;
 
@@ -19,6 +19,9 @@ const DRAIN_NOTICE_MAX: Duration = Duration::from_secs(60);
 const RECONNECT_GRACE_MAX: Duration = Duration::from_secs(60);
 /// Longest a message may wait for the broker.
 const RETENTION_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+/// Shortest and longest time a dead letter is kept: a day, and ten years.
+const DEAD_LETTERS_KEPT_MIN: Duration = Duration::from_secs(24 * 3_600);
+const DEAD_LETTERS_KEPT_MAX: Duration = Duration::from_secs(3_653 * 24 * 3_600);
 /// Smallest backlog cap: one segment a shard would not fit below it.
 const BACKLOG_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
@@ -47,6 +50,8 @@ pub struct Config {
     /// How long messages that a former process left undelivered wait for devices to come back; 0 to
     /// 60 s, default 5 s.
     pub reconnect_grace: Duration,
+    /// How long a dead letter is kept; 1 day to 10 years, default 30 days.
+    pub dead_letters_kept: Duration,
     /// Bytes of journal that may wait for the broker; at the cap calls are refused with
     /// SystemOverFlow. At least 64 MiB, default 16 GiB.
     pub backlog_bytes_max: u64,
@@ -60,6 +65,8 @@ pub struct Config {
     pub shard: shard::Config,
     /// The segment logs.
     pub journal: journal::Config,
+    /// The usage rows.
+    pub ledger: ledger::Config,
     /// The embedded broker.
     pub broker: delivery::embedded::Config,
 }
@@ -70,12 +77,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, the key and the fix.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let origin = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            origin: origin.clone(),
-            text: format!("cannot be read: {error}"),
-        })?;
+        let (origin, text) = text_of(path)?;
         Self::parse(&origin, &text)
+    }
+
+    /// Reads where a file keeps its data, and asks for no secret it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file cannot be read, or holds a key that weir does not know.
+    pub fn data_dir(path: &Path) -> Result<PathBuf, ConfigError> {
+        let (origin, text) = text_of(path)?;
+        Ok(read(&origin, &text)?.data_dir)
     }
 
     /// Checks the text of a file; `origin` names it in errors.
@@ -83,8 +95,15 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the key and the fix.
     pub fn parse(origin: &str, text: &str) -> Result<Self, ConfigError> {
-        let file = read(origin, text)?;
-        check(file).map_err(|text| ConfigError { origin: origin.to_owned(), text })
+        check(read(origin, text)?).map_err(|text| ConfigError { origin: origin.to_owned(), text })
+    }
+}
+
+fn text_of(path: &Path) -> Result<(String, String), ConfigError> {
+    let origin = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((origin, text)),
+        Err(error) => Err(ConfigError { origin, text: format!("cannot be read: {error}") }),
     }
 }
 
@@ -140,6 +159,12 @@ fn check(file: File) -> Result<Config, String> {
             Duration::ZERO,
             RECONNECT_GRACE_MAX,
         )?,
+        dead_letters_kept: within(
+            "delivery.dead_letters_kept",
+            file.delivery.dead_letters_kept,
+            DEAD_LETTERS_KEPT_MIN,
+            DEAD_LETTERS_KEPT_MAX,
+        )?,
         backlog_bytes_max: at_least(
             "delivery.backlog_max",
             file.delivery.backlog_max.as_u64(),
@@ -160,6 +185,7 @@ fn check(file: File) -> Result<Config, String> {
             )?,
         },
         journal,
+        ledger: ledger(&file)?,
         admission: admission::Config {
             access_keys: tenancy.access_keys,
             instances: tenancy.instances,
@@ -207,6 +233,12 @@ fn check_places(file: &File) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn ledger(file: &File) -> Result<ledger::Config, String> {
+    let (least, most) = (ledger::MINUTES_KEPT_MIN, ledger::MINUTES_KEPT_MAX);
+    let minutes_kept = within("ledger.minutes_kept", file.ledger.minutes_kept, least, most)?;
+    Ok(ledger::Config { minutes_kept })
 }
 
 fn wire(file: &File) -> Result<wire::Config, String> {

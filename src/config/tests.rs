@@ -20,7 +20,10 @@ batch_bytes_max = "1 MiB"
 segment_bytes = "8 MiB"
 [delivery]
 retention = "1h"
+dead_letters_kept = "2d"
 backlog_max = "1 GiB"
+[ledger]
+minutes_kept = "31d"
 [[accounts]]
 id = "1"
 [[accounts.access_keys]]
@@ -49,6 +52,8 @@ fn every_key_reaches_its_stage() {
     assert_eq!(config.data_dir, Path::new("somewhere"));
     assert_eq!(config.drain_notice, Duration::ZERO);
     assert_eq!(config.retention, Duration::from_secs(3_600));
+    assert_eq!(config.dead_letters_kept, Duration::from_secs(2 * 86_400));
+    assert_eq!(config.ledger.minutes_kept, Duration::from_secs(31 * 86_400));
     assert_eq!(config.backlog_bytes_max, 1 << 30);
     assert_eq!(config.wire.throttle_status, wire::ThrottleStatus::BadRequest);
     assert_eq!(config.admission.host_aliases, ["mqtt.example.com"]);
@@ -72,6 +77,8 @@ fn a_bad_key_is_refused_by_name_with_the_fix() {
         ("drain_notice = \"0s\"", "drain_notice = \"soon\"", "write a duration like"),
         ("batch_bytes_max = \"1 MiB\"", "batch_bytes_max = \"1 GiB\"", "shard.batch_bytes_max"),
         ("segment_bytes = \"8 MiB\"", "segment_bytes = \"1 MiB\"", "1048576"),
+        ("\"31d\"", "\"1h\"", "ledger.minutes_kept is 3600s"),
+        ("\"2d\"", "\"20y\"", "delivery.dead_letters_kept is"),
         ("qps = 10", "qps = 0", "qps for post-cn-1 is 0; it is 1 to 1000000"),
         ("account = \"1\"\ntopics", "account = \"2\"\ntopics", "which no [[accounts]] has"),
         ("id = \"post-cn-1\"", "id = \"post/cn\"", "instances.id \"post/cn\""),

@@ -200,7 +200,8 @@ impl<B: Broker> Courier<B> {
     async fn bury(&self, journaled: &Journaled, reason: Reason) {
         let message = journaled.message();
         loop {
-            let kept = self.post.dead_letters.lock().keep(message, reason);
+            let now = self.post.clock.unix();
+            let kept = self.post.dead_letters.lock().keep(message, reason, now);
             let Err(error) = kept else { break };
             tracing::error!(msg_id = %message.id, %error, "a dead letter cannot be kept");
             tokio::time::sleep(BACKOFF_MAX).await;

@@ -1,18 +1,35 @@
+//! Messages that were billed and can never be delivered: a JSON object a line, synced line by line,
+//! in a file a day of UTC.
+
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::Path;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use crate::clock::UnixMillis;
 use crate::message::Message;
 
 use super::broker::RefusedBy;
 
-/// Messages that were billed and can never be delivered: a JSON object a line, synced line by line.
-pub struct DeadLetters(File);
+const EXTENSION: &str = "ndjson";
+/// Bytes read at once while the letters of a file are counted.
+const CHUNK_BYTES: usize = 64 * 1024;
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+/// The folder of dead letters, and the file of the day.
+pub struct DeadLetters {
+    dir: PathBuf,
+    today: Option<(Date, File)>,
+}
 
 /// Why a message became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,35 +55,163 @@ struct Line<'m> {
     instance_id: &'m str,
     topic: &'m str,
     admitted_at_ms: u64,
+    given_up_at_ms: u64,
     reason: String,
     payload_base64: String,
 }
 
 impl DeadLetters {
-    /// Opens the file, or makes it.
+    /// Opens the folder, or makes it.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().append(true).create(true).open(path).map(Self)
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        Ok(Self { dir: dir.to_path_buf(), today: None })
     }
 
-    /// Keeps one message for good.
+    /// Keeps one message in the file of the day.
     ///
     /// # Errors
     /// The operating system's; the message is not kept then.
-    pub fn keep(&mut self, message: &Message, reason: Reason) -> io::Result<()> {
+    pub fn keep(&mut self, message: &Message, reason: Reason, now: UnixMillis) -> io::Result<()> {
         let line = Line {
             msg_id: message.id.to_string(),
             instance_id: message.instance.as_str(),
             topic: message.topic.as_str(),
             admitted_at_ms: message.admitted_at.0,
+            given_up_at_ms: now.0,
             reason: reason.to_string(),
             payload_base64: STANDARD.encode(message.payload.bytes()),
         };
         let mut text = serde_json::to_vec(&line)?;
         text.push(b'\n');
-        self.0.write_all(&text)?;
-        self.0.sync_data()
+        let file = self.file(day_of(now))?;
+        file.write_all(&text)?;
+        file.sync_data()
+    }
+
+    fn file(&mut self, day: Date) -> io::Result<&mut File> {
+        let file = match self.today.take().filter(|(open, _)| *open == day) {
+            Some((_, file)) => file,
+            None => {
+                let path = self.dir.join(format!("{day}.{EXTENSION}"));
+                let file = OpenOptions::new().append(true).create(true).open(path)?;
+                File::open(&self.dir)?.sync_all()?;
+                file
+            }
+        };
+        Ok(&mut self.today.insert((day, file)).1)
+    }
+
+    /// Removes the oldest file all of whose letters are older than `kept`, and returns how many
+    /// they were; 0 if there is none. A name that is no day's is left alone.
+    ///
+    /// # Errors
+    /// The operating system's; the file is still there then.
+    pub fn purge_one(dir: &Path, now: UnixMillis, kept: Duration) -> io::Result<u64> {
+        // A file holds letters up to the end of its day.
+        let oldest_kept = day_of(now.minus(kept).minus(DAY));
+        let mut oldest: Option<(Date, PathBuf)> = None;
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            let is_letters = path.extension().is_some_and(|ending| ending == EXTENSION);
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            let day = name.parse::<Date>().ok().filter(|day| is_letters && *day <= oldest_kept);
+            if let Some(day) = day.filter(|day| oldest.as_ref().is_none_or(|(old, _)| day < old)) {
+                oldest = Some((day, path));
+            }
+        }
+        let Some((_, path)) = oldest else { return Ok(0) };
+        let letters = lines(&path)?;
+        fs::remove_file(path)?;
+        Ok(letters.max(1))
+    }
+}
+
+fn day_of(at: UnixMillis) -> Date {
+    let seconds = i64::try_from(at.seconds()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::UTC).date()
+}
+
+fn lines(path: &Path) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut lines = 0;
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(lines),
+            read => lines += memchr::memchr_iter(b'\n', &chunk[..read]).count() as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::{InstanceId, MessageId, Payload, Topic};
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+    /// 2026-11-23T23:30:00Z.
+    const LATE: UnixMillis = UnixMillis(1_795_476_600_000);
+
+    fn message() -> Message {
+        Message {
+            id: MessageId::from_u128(0xA),
+            instance: InstanceId::parse("post-cn-a").unwrap(),
+            topic: Topic::parse("TopicA").unwrap(),
+            payload: Payload::new(Bytes::from_static(b"hello")).unwrap(),
+            admitted_at: UnixMillis(5),
+        }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_letter_is_a_line_in_the_file_of_the_day_it_was_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("dead-letters");
+        let mut letters = DeadLetters::open(&dir).unwrap();
+        letters.keep(&message(), Reason::Expired, LATE).unwrap();
+        letters.keep(&message(), Reason::Expired, LATE.plus(HOUR)).unwrap();
+        drop(letters);
+        let mut letters = DeadLetters::open(&dir).unwrap();
+        letters.keep(&message(), Reason::Expired, LATE.plus(HOUR)).unwrap();
+        assert_eq!(names(&dir), ["2026-11-23.ndjson", "2026-11-24.ndjson"]);
+        assert_eq!(
+            fs::read_to_string(dir.join("2026-11-23.ndjson")).unwrap(),
+            "{\"msg_id\":\"0000000000000000000000000000000A\",\"instance_id\":\"post-cn-a\",\
+             \"topic\":\"TopicA\",\"admitted_at_ms\":5,\"given_up_at_ms\":1795476600000,\
+             \"reason\":\"it waited longer than the retention\",\
+             \"payload_base64\":\"aGVsbG8=\"}\n"
+        );
+        assert_eq!(lines(&dir.join("2026-11-24.ndjson")).unwrap(), 2);
+    }
+
+    #[test]
+    fn a_file_goes_when_its_last_letter_is_too_old_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let mut letters = DeadLetters::open(dir).unwrap();
+        letters.keep(&message(), Reason::Expired, LATE).unwrap();
+        letters.keep(&message(), Reason::Expired, LATE).unwrap();
+        letters.keep(&message(), Reason::Expired, LATE.plus(HOUR)).unwrap();
+        fs::write(dir.join("notes.txt"), "mine").unwrap();
+        let kept = DAY * 2;
+        let purge = |after| DeadLetters::purge_one(dir, LATE.plus(after), kept).unwrap();
+        // The letters are two days old, the end of their day is not.
+        assert_eq!(purge(kept), 0);
+        assert_eq!(purge(kept + HOUR), 2);
+        assert_eq!(purge(kept + HOUR), 0);
+        assert_eq!(names(dir), ["2026-11-24.ndjson", "notes.txt"]);
+        assert_eq!(purge(kept + HOUR + DAY), 1);
+        assert_eq!(names(dir), ["notes.txt"]);
     }
 }

@@ -13,11 +13,12 @@ pub(super) struct Generation {
     pub(super) dir: PathBuf,
 }
 
-/// The files of one stream, each kind in ascending order.
+/// The files of one stream; segments and nonces in ascending order.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     pub(super) segments: Vec<u64>,
     pub(super) nonces: Vec<u64>,
+    pub(super) unfinished: Vec<u64>,
 }
 
 impl Generation {
@@ -64,16 +65,7 @@ pub(super) fn open(
     shards: u16,
 ) -> Result<Vec<Generation>, JournalError> {
     storage.create_dir_all(dir).map_err(JournalError::io("make", dir))?;
-    let names = storage.list(dir).map_err(JournalError::io("list", dir))?;
-    let mut found: Vec<_> = names
-        .iter()
-        .filter_map(|name| segment::parse_generation(name))
-        .map(|(number, shards)| Generation::new(dir, number, shards))
-        .collect();
-    found.sort_by_key(|generation| generation.number);
-    if let Some(twice) = found.windows(2).find(|pair| pair[0].number == pair[1].number) {
-        return Err(JournalError::Twice { dir: dir.to_path_buf(), generation: twice[0].number });
-    }
+    let mut found = list(storage, dir)?;
     if found.last().is_none_or(|newest| newest.shards != shards) {
         let number = found.last().map_or(1, |newest| newest.number.saturating_add(1));
         found.push(Generation::new(dir, number, shards));
@@ -84,8 +76,33 @@ pub(super) fn open(
     Ok(found)
 }
 
+/// The generations on disk, oldest first; nothing is made.
+pub(super) fn list(storage: &dyn Storage, dir: &Path) -> Result<Vec<Generation>, JournalError> {
+    let names = storage.list(dir).map_err(JournalError::io("list", dir))?;
+    let mut found: Vec<_> = names
+        .iter()
+        .filter_map(|name| segment::parse_generation(name))
+        .map(|(number, shards)| Generation::new(dir, number, shards))
+        .collect();
+    found.sort_by_key(|generation| generation.number);
+    if let Some(twice) = found.windows(2).find(|pair| pair[0].number == pair[1].number) {
+        return Err(JournalError::Twice { dir: dir.to_path_buf(), generation: twice[0].number });
+    }
+    Ok(found)
+}
+
 /// The files of a stream; what was never finished is removed.
 pub(super) fn files(storage: &dyn Storage, dir: &Path) -> Result<Files, JournalError> {
+    let files = names(storage, dir)?;
+    for &number in &files.unfinished {
+        let path = segment::file_path(dir, number, Kind::Unfinished);
+        storage.remove(&path).map_err(JournalError::io("remove", &path))?;
+    }
+    Ok(files)
+}
+
+/// The files of a stream; nothing is removed.
+pub(super) fn names(storage: &dyn Storage, dir: &Path) -> Result<Files, JournalError> {
     let names = match storage.list(dir) {
         // A crash while a former generation was removed may have left some of its folders.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Files::default()),
@@ -96,10 +113,7 @@ pub(super) fn files(storage: &dyn Storage, dir: &Path) -> Result<Files, JournalE
         match kind {
             Kind::Segment => files.segments.push(number),
             Kind::Nonces => files.nonces.push(number),
-            Kind::Unfinished => {
-                let path = segment::file_path(dir, number, kind);
-                storage.remove(&path).map_err(JournalError::io("remove", &path))?;
-            }
+            Kind::Unfinished => files.unfinished.push(number),
         }
     }
     files.segments.sort_unstable();

@@ -18,6 +18,13 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// `NotFound` if there is none.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
+    /// Opens an existing file, only to be read: by who may not write, or must not.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        self.open(path)
+    }
     /// Names in a folder, in no order; names that are not UTF-8 are left out.
     ///
     /// # Errors
@@ -86,6 +93,10 @@ impl Storage for Disk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
         Ok(Arc::new(fs::OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(fs::File::open(path)?))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

@@ -29,6 +29,26 @@ impl SegmentFile {
         number: u64,
     ) -> Result<Self, JournalError> {
         let file = storage.open(path).map_err(JournalError::io("open", path))?;
+        Self::check(file, path, stream, number)
+    }
+
+    /// As [`Self::open`], for who only looks.
+    pub(super) fn open_to_read(
+        storage: &dyn Storage,
+        path: &Path,
+        stream: StreamId,
+        number: u64,
+    ) -> Result<Self, JournalError> {
+        let file = storage.open_to_read(path).map_err(JournalError::io("open", path))?;
+        Self::check(file, path, stream, number)
+    }
+
+    fn check(
+        file: Arc<dyn StorageFile>,
+        path: &Path,
+        stream: StreamId,
+        number: u64,
+    ) -> Result<Self, JournalError> {
         let mut head = [0; SEGMENT_HEADER_BYTES];
         let damaged = || JournalError::damaged(path, 0, Damage::Header);
         match file.read_at(&mut head, 0) {

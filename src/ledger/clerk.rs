@@ -2,17 +2,25 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::clock::{Clock, UnixMillis};
 use crate::journal::{Follower, JournalError, Sequence, Stream, StreamId};
+use crate::metering::LedgerMetrics;
 
+use super::Config;
 use super::fold::Fold;
-use super::store::{Ledger, LedgerError};
+use super::store::Ledger;
+use super::tables::LedgerError;
 
+/// From the end of an hour to its close: longer than any admitted message is on its way to disk.
+const GRACE: Duration = Duration::from_secs(5 * 60);
+/// After hours could not be closed or rows not purged.
+const HOUSEKEEPING_BACKOFF: Duration = Duration::from_secs(60);
 /// How often what was journaled is folded and committed.
 const FOLD_EVERY: Duration = Duration::from_millis(250);
 /// Messages folded into one transaction at most.
-const FOLD_MESSAGES_MAX: u64 = 262_144;
+pub(super) const FOLD_MESSAGES_MAX: u64 = 262_144;
 
 /// How far the ledger covers each stream; shared with who trims and reports.
 #[derive(Clone, Debug)]
@@ -50,6 +58,11 @@ pub struct Clerk {
     followers: Vec<Follower>,
     covered: Covered,
     fold: Fold,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    metrics: LedgerMetrics,
+    /// No hour is closed and no row purged before this moment.
+    housekeeping_from: Instant,
 }
 
 /// Turns its flag true when the thread that holds it ends, by a panic too.
@@ -84,7 +97,13 @@ impl Clerk {
     ///
     /// # Errors
     /// [`FollowError`] if records between watermark and journal are missing.
-    pub fn new(ledger: Ledger, streams: &[Arc<Stream>]) -> Result<Self, FollowError> {
+    pub fn new(
+        ledger: Ledger,
+        streams: &[Arc<Stream>],
+        config: Config,
+        clock: Arc<dyn Clock>,
+        metrics: LedgerMetrics,
+    ) -> Result<Self, FollowError> {
         let mut followers = Vec::with_capacity(streams.len());
         let mut covered = Vec::with_capacity(streams.len());
         for stream in streams {
@@ -94,7 +113,9 @@ impl Clerk {
             covered.push((Arc::clone(stream), AtomicU64::new(next.0)));
         }
         let covered = Covered(covered.into());
-        Ok(Self { ledger, followers, covered, fold: Fold::default() })
+        let housekeeping_from = clock.now();
+        let fold = Fold::default();
+        Ok(Self { ledger, followers, covered, fold, config, clock, metrics, housekeeping_from })
     }
 
     /// How far it is.
@@ -129,17 +150,34 @@ impl Clerk {
         Ok(ClerkHandle { stop, ended, thread })
     }
 
-    /// Folds and commits once; true if there is more to fold at once.
-    fn step(&mut self) -> bool {
+    /// Folds and commits once, then closes and purges a little; true if there is more to do at
+    /// once.
+    pub(super) fn step(&mut self) -> bool {
+        let now = self.clock.unix();
+        let horizon = self.read(now);
+        match self.commit(now) {
+            Ok(was_full) => self.keep_house(horizon) || was_full,
+            Err(error) => {
+                // Nothing is lost: the same fold is committed later, or folded again at a start.
+                tracing::error!(%error, "the ledger cannot be written");
+                false
+            }
+        }
+    }
+
+    /// Folds what was journaled, and returns until when everything is folded.
+    fn read(&mut self, now: UnixMillis) -> UnixMillis {
+        let mut horizon = now;
         for follower in &mut self.followers {
+            let mut seen = UnixMillis(0);
             while !follower.caught_up() && self.fold.messages() < FOLD_MESSAGES_MAX {
                 match follower.next_blocking() {
                     Ok(Some(batch)) => {
                         for journaled in batch.journaled() {
                             let message = journaled.message();
                             let sequence = journaled.sequence();
-                            let at = message.admitted_at;
-                            self.fold.add(batch.stream(), sequence, &message.instance, at);
+                            seen = message.admitted_at;
+                            self.fold.add(batch.stream(), sequence, &message.instance, seen);
                         }
                     }
                     Ok(None) => break,
@@ -149,23 +187,51 @@ impl Clerk {
                     }
                 }
             }
+            if !follower.caught_up() {
+                horizon = horizon.min(seen);
+            }
         }
+        horizon
+    }
+
+    /// Commits what was folded; true if the fold was full.
+    fn commit(&mut self, now: UnixMillis) -> Result<bool, LedgerError> {
         if self.fold.messages() == 0 {
+            return Ok(false);
+        }
+        let booked = self.ledger.commit(&self.fold, now)?;
+        let was_full = self.fold.messages() >= FOLD_MESSAGES_MAX;
+        self.covered.advance(&self.fold);
+        self.fold = Fold::default();
+        if booked.late > 0 {
+            self.metrics.late.inc_by(booked.late);
+            tracing::warn!(
+                messages = booked.late,
+                "admitted in an hour that is closed, so booked as adjustments of the open one: \
+                 did the clock go back?"
+            );
+        }
+        Ok(was_full)
+    }
+
+    /// Closes one hour, and purges rows of a few; true if there may be more of either.
+    fn keep_house(&mut self, horizon: UnixMillis) -> bool {
+        let now = self.clock.now();
+        if now < self.housekeeping_from {
             return false;
         }
-        match self.ledger.commit(&self.fold) {
-            Ok(()) => {
-                let was_full = self.fold.messages() >= FOLD_MESSAGES_MAX;
-                self.covered.advance(&self.fold);
-                self.fold = Fold::default();
-                was_full
-            }
-            Err(error) => {
-                // Nothing is lost: the same fold is committed later, or folded again at a start.
-                tracing::error!(%error, "the ledger cannot be written");
-                false
-            }
-        }
+        self.close_and_purge(horizon).unwrap_or_else(|error| {
+            tracing::error!(%error, "hours cannot be closed, or minute rows not purged");
+            self.housekeeping_from = now + HOUSEKEEPING_BACKOFF;
+            false
+        })
+    }
+
+    fn close_and_purge(&mut self, horizon: UnixMillis) -> Result<bool, LedgerError> {
+        let has_closed = self.ledger.close_one(horizon.minus(GRACE))?;
+        let purged = self.ledger.purge_some(horizon.minus(self.config.minutes_kept))?;
+        self.metrics.purged.inc_by(purged.rows);
+        Ok(has_closed || purged.hours > 0)
     }
 }
 

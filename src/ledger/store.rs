@@ -1,75 +1,28 @@
-use std::path::Path;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
+use crate::clock::UnixMillis;
 use crate::journal::{Sequence, StreamId};
 use crate::message::InstanceId;
 
+use super::booking::{self, Booked};
+use super::closing::{self, Purged};
 use super::fold::Fold;
-
-/// `PRAGMA application_id` of a ledger: "weir" in ASCII.
-const APPLICATION_ID: i32 = 0x7765_6972;
-/// `PRAGMA user_version`: the format of the tables below. A number is never used twice.
-const FORMAT: i32 = 1;
-/// Seconds of which the ledger keeps single counts, to find a minute's peak however late the shards
-/// of one second are folded. Two hours.
-const SECONDS_KEPT: u64 = 2 * 60 * 60;
-/// How long a reader may hold the database before a commit gives up and tries again later.
-const BUSY: Duration = Duration::from_secs(5);
-
-const TABLES: &str = "
-    CREATE TABLE usage (
-        instance TEXT NOT NULL,
-        minute   INTEGER NOT NULL,  -- minutes since 1970, UTC
-        count    INTEGER NOT NULL,  -- messages billed
-        peak     INTEGER NOT NULL,  -- most messages in one second of it
-        PRIMARY KEY (instance, minute)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE second (
-        second   INTEGER NOT NULL,  -- seconds since 1970, UTC
-        instance TEXT NOT NULL,
-        count    INTEGER NOT NULL,
-        PRIMARY KEY (second, instance)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE total (
-        instance TEXT NOT NULL PRIMARY KEY,
-        count    INTEGER NOT NULL   -- messages billed, ever
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE watermark (
-        generation INTEGER NOT NULL,
-        shard      INTEGER NOT NULL,
-        next       INTEGER NOT NULL, -- first sequence number not folded yet
-        PRIMARY KEY (generation, shard)
-    ) STRICT, WITHOUT ROWID;
-";
-
-/// Why the ledger cannot be opened or written.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// The database says so.
-    #[error("ledger {path}: {source}")]
-    Database {
-        /// The file.
-        path: String,
-        /// SQLite's own words.
-        #[source]
-        source: rusqlite::Error,
-    },
-    /// The file is something else, or of another version.
-    #[error("ledger {path}: {found}; this weir reads format {FORMAT}")]
-    Format {
-        /// The file.
-        path: String,
-        /// What it is.
-        found: String,
-    },
-}
+use super::seal;
+use super::tables::{self, LedgerError};
 
 /// The rows and the watermark they cover, committed together.
 pub struct Ledger {
     connection: Connection,
-    path: String,
+    path: PathBuf,
+    /// Every hour before this one is closed.
+    closed: u64,
+    /// Until which hour there was nothing to close at the last look.
+    looked: u64,
+    /// Until which hour there was nothing to purge at the last look.
+    purged: u64,
 }
 
 impl Ledger {
@@ -78,55 +31,18 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the file is not a ledger of this format, or cannot be read.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let name = path.display().to_string();
-        let database = |source| LedgerError::Database { path: name.clone(), source };
-        let connection = Connection::open(path).map_err(database)?;
-        let ledger = Self { connection, path: name.clone() };
-        ledger.connection.busy_timeout(BUSY).map_err(database)?;
-        ledger.prepare()?;
-        Ok(ledger)
-    }
-
-    fn prepare(&self) -> Result<(), LedgerError> {
-        let pragma = |name: &str| -> Result<i32, LedgerError> {
-            self.tried(self.connection.pragma_query_value(None, name, |row| row.get(0)))
-        };
-        match (pragma("application_id")?, pragma("user_version")?) {
-            (0, 0) => {
-                let made = self.connection.execute_batch(&format!(
-                    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN IMMEDIATE; {TABLES}
-                     PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};
-                     COMMIT;"
-                ));
-                self.tried(made)
-            }
-            (APPLICATION_ID, FORMAT) => {
-                self.tried(self.connection.execute_batch("PRAGMA synchronous = FULL"))
-            }
-            (APPLICATION_ID, version) => Err(LedgerError::Format {
-                path: self.path.clone(),
-                found: format!("it has format {version}"),
-            }),
-            _ => Err(LedgerError::Format {
-                path: self.path.clone(),
-                found: "it is not a weir ledger".to_owned(),
-            }),
-        }
+        let connection = tables::open(path, seal::closed_sum(0))?;
+        let closed = closed(&connection, path)?;
+        Ok(Self { connection, path: path.to_path_buf(), closed, looked: 0, purged: 0 })
     }
 
     /// The first sequence number of a stream that is not folded yet.
     ///
     /// # Errors
-    /// [`LedgerError`] if the database cannot be read.
+    /// [`LedgerError`] if the database cannot be read, or the row is not as it was written.
     pub fn watermark(&self, stream: StreamId) -> Result<Sequence, LedgerError> {
-        let next = self
-            .connection
-            .prepare_cached("SELECT next FROM watermark WHERE generation = ? AND shard = ?")
-            .and_then(|mut statement| {
-                let key = params![stream.generation, stream.shard];
-                statement.query_row(key, |row| row.get(0)).optional()
-            });
-        Ok(self.tried(next)?.map_or(Sequence::FIRST, Sequence))
+        let watermarks = watermarks(&self.connection, &self.path)?;
+        Ok(watermarks.get(&stream).copied().unwrap_or(Sequence::FIRST))
     }
 
     /// Every instance ever billed, with its messages.
@@ -140,56 +56,116 @@ impl Ledger {
                 .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
             rows.collect::<Result<Vec<_>, _>>()
         };
-        let rows = self.tried(read())?;
+        let rows = read().map_err(LedgerError::database(&self.path))?;
         let known = rows.into_iter().filter_map(|(id, n)| Some((InstanceId::parse(&id).ok()?, n)));
         Ok(known.collect())
     }
 
-    /// Commits what was folded: rows, totals and watermarks in one transaction.
+    /// Commits what was folded: rows, totals and watermarks in one transaction. What was admitted
+    /// in a closed hour is booked in the hour of `now`, or in the first open one if `now` is
+    /// closed as well.
     ///
     /// # Errors
     /// [`LedgerError`]; nothing of the fold was committed then.
-    pub fn commit(&mut self, fold: &Fold) -> Result<(), LedgerError> {
-        let written = self
-            .connection
-            .transaction()
-            .and_then(|transaction| write(&transaction, fold).and_then(|()| transaction.commit()));
-        self.tried(written)
+    pub fn commit(&mut self, fold: &Fold, now: UnixMillis) -> Result<Booked, LedgerError> {
+        let (closed, open) = (self.closed, self.closed.max(hour_of(now)));
+        self.transact(|transaction| booking::book(transaction, fold, closed, open))
     }
 
-    fn tried<T>(&self, result: rusqlite::Result<T>) -> Result<T, LedgerError> {
-        result.map_err(|source| LedgerError::Database { path: self.path.clone(), source })
+    /// Closes the oldest open hour that ended by `until`, if there is one; true if there was.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the hour is still open then.
+    pub fn close_one(&mut self, until: UnixMillis) -> Result<bool, LedgerError> {
+        let until = hour_of(until);
+        if until <= self.looked {
+            return Ok(false);
+        }
+        let closed = self.closed;
+        match self.transact(|transaction| closing::close_oldest(transaction, closed, until))? {
+            Some(next) => {
+                self.closed = next;
+                Ok(true)
+            }
+            None => {
+                self.looked = until;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Removes the minute rows of a few closed hours before `before`; their chunks stay.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing was removed then.
+    pub fn purge_some(&mut self, before: UnixMillis) -> Result<Purged, LedgerError> {
+        // A clock that runs ahead removes nothing: only time that was billed passes here.
+        let before = hour_of(before).min(self.closed);
+        if before <= self.purged {
+            return Ok(Purged::default());
+        }
+        let purged = self.transact(|transaction| closing::purge(transaction, before))?;
+        if purged.hours == 0 {
+            self.purged = before;
+        }
+        Ok(purged)
+    }
+
+    fn transact<T>(
+        &mut self,
+        write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        let written = self.connection.transaction().and_then(|transaction| {
+            let written = write(&transaction)?;
+            transaction.commit()?;
+            Ok(written)
+        });
+        written.map_err(LedgerError::database(&self.path))
     }
 }
 
-fn write(transaction: &Transaction<'_>, fold: &Fold) -> rusqlite::Result<()> {
-    let mut second = transaction.prepare_cached(
-        "INSERT INTO second VALUES (?1, ?2, ?3)
-         ON CONFLICT DO UPDATE SET count = count + excluded.count RETURNING count",
-    )?;
-    let mut minute = transaction.prepare_cached(
-        "INSERT INTO usage VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE
-         SET count = count + excluded.count, peak = max(peak, excluded.peak)",
-    )?;
-    let mut total = transaction.prepare_cached(
-        "INSERT INTO total VALUES (?1, ?2)
-         ON CONFLICT DO UPDATE SET count = count + excluded.count",
-    )?;
-    let mut newest = 0;
-    for ((instance, at), count) in fold.seconds() {
-        let in_second: u64 =
-            second.query_row(params![at, instance.as_str(), count], |row| row.get(0))?;
-        minute.execute(params![instance.as_str(), at / 60, count, in_second])?;
-        total.execute(params![instance.as_str(), count])?;
-        newest = newest.max(*at);
+/// Whole hours since 1970, UTC.
+pub(super) const fn hour_of(at: UnixMillis) -> u64 {
+    at.minutes() / 60
+}
+
+/// The first hour that is not closed.
+pub(super) fn closed(connection: &Connection, path: &Path) -> Result<u64, LedgerError> {
+    let row = connection
+        .query_row("SELECT before, sum FROM closed", [], |row| {
+            Ok((row.get(0)?, row.get::<_, u32>(1)?))
+        })
+        .optional()
+        .map_err(LedgerError::database(path))?;
+    match row {
+        Some((before, sum)) if seal::closed_sum(before) == sum => Ok(before),
+        _ => Err(damaged(path, "the number of closed hours")),
     }
-    let mut watermark =
-        transaction.prepare_cached("INSERT OR REPLACE INTO watermark VALUES (?, ?, ?)")?;
-    for (stream, next) in fold.watermarks() {
-        watermark.execute(params![stream.generation, stream.shard, next.0])?;
+}
+
+/// The first record of each stream that is not in the ledger.
+pub(super) fn watermarks(
+    connection: &Connection,
+    path: &Path,
+) -> Result<BTreeMap<StreamId, Sequence>, LedgerError> {
+    let read = || {
+        let mut statement =
+            connection.prepare_cached("SELECT generation, shard, next, sum FROM watermark")?;
+        let rows = statement.query_map([], |row| {
+            let stream = StreamId { generation: row.get(0)?, shard: row.get(1)? };
+            Ok((stream, Sequence(row.get(2)?), row.get::<_, u32>(3)?))
+        })?;
+        rows.collect::<Result<Vec<_>, _>>()
+    };
+    let rows = read().map_err(LedgerError::database(path))?;
+    if let Some((stream, ..)) =
+        rows.iter().find(|(stream, next, sum)| seal::watermark_sum(*stream, *next) != *sum)
+    {
+        return Err(damaged(path, &format!("the watermark of {stream}")));
     }
-    transaction
-        .prepare_cached("DELETE FROM second WHERE second < ?")?
-        .execute([newest.saturating_sub(SECONDS_KEPT)])?;
-    Ok(())
+    Ok(rows.into_iter().map(|(stream, next, _)| (stream, next)).collect())
+}
+
+fn damaged(path: &Path, place: &str) -> LedgerError {
+    LedgerError::Damaged { path: path.display().to_string(), place: place.to_owned() }
 }

@@ -19,6 +19,8 @@ pub struct DeliveryMetrics {
     pub duplicates_possible: IntCounter,
     /// Messages given up: older than the retention, or refused by the broker for good.
     pub dead_letters: IntCounter,
+    /// Dead letters removed by age.
+    pub dead_letters_purged: IntCounter,
     /// Age of the oldest undelivered message, in seconds.
     pub oldest: Gauge,
     /// From the publish to the broker taking over, in seconds.
@@ -46,6 +48,10 @@ impl DeliveryMetrics {
             dead_letters: counter(
                 "weir_dead_letters_total",
                 "Messages given up: too old, or refused by the broker for good.",
+            )?,
+            dead_letters_purged: counter(
+                "weir_dead_letters_purged_total",
+                "Dead letters removed by age.",
             )?,
             oldest: registry.add(Gauge::with_opts(opts(
                 "weir_delivery_oldest_seconds",

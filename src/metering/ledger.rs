@@ -50,6 +50,10 @@ impl Billing {
 pub struct LedgerMetrics {
     /// Journaled messages the ledger does not cover yet.
     pub lag: IntGauge,
+    /// Messages admitted in a closed hour, and booked as adjustments of the open one.
+    pub late: IntCounter,
+    /// Minute rows and adjustments purged; their hours stay.
+    pub purged: IntCounter,
 }
 
 impl LedgerMetrics {
@@ -62,6 +66,18 @@ impl LedgerMetrics {
             "weir_ledger_lag_messages",
             "Journaled messages the ledger does not cover yet.",
         ));
-        Ok(Self { lag: registry.add(lag)? })
+        let late = IntCounter::with_opts(opts(
+            "weir_ledger_late_messages_total",
+            "Messages admitted in a closed hour, booked as adjustments of the open one.",
+        ));
+        let purged = IntCounter::with_opts(opts(
+            "weir_ledger_purged_rows_total",
+            "Minute rows and adjustments of the ledger purged by age.",
+        ));
+        Ok(Self {
+            lag: registry.add(lag)?,
+            late: registry.add(late)?,
+            purged: registry.add(purged)?,
+        })
     }
 }

@@ -1,8 +1,9 @@
-//! Health, readiness and metrics on a port of their own, bound before anything else.
+//! Health, readiness, metrics and usage on a port of their own, bound before anything else.
 //!
 //! Never: take a message, or wait for the stages it reports on.
 
 mod readiness;
+mod usage;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,7 +21,10 @@ use tokio::sync::Semaphore;
 
 pub use readiness::{Readiness, State};
 
+use crate::ledger::Reader;
 use crate::metering::{EXPOSITION_TYPE, Registry};
+
+use usage::Desk;
 
 /// Connections served at once; a scraper, a balancer and a few people need far fewer.
 const CONNECTIONS_MAX: usize = 64;
@@ -36,13 +40,14 @@ const TEXT: &str = "text/plain; charset=utf-8";
 pub struct Ops {
     readiness: Arc<Readiness>,
     registry: Registry,
+    usage: Desk,
 }
 
 impl Ops {
-    /// Shows this readiness and these metrics.
+    /// Shows this readiness, these metrics, and the usage this reader finds.
     #[must_use]
-    pub const fn new(readiness: Arc<Readiness>, registry: Registry) -> Self {
-        Self { readiness, registry }
+    pub fn new(readiness: Arc<Readiness>, registry: Registry, usage: Reader) -> Self {
+        Self { readiness, registry, usage: Desk::new(usage) }
     }
 
     /// Serves until the task is dropped.
@@ -68,8 +73,8 @@ impl Ops {
 
     async fn connection(self, stream: TcpStream) {
         let service = service_fn(move |request: Request<Incoming>| {
-            let response = self.answer(&request);
-            async move { Ok::<_, Infallible>(response) }
+            let ops = self.clone();
+            async move { Ok::<_, Infallible>(ops.answer(&request).await) }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -81,7 +86,7 @@ impl Ops {
         }
     }
 
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B: Sync>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(405, TEXT, "use GET\n");
         }
@@ -96,7 +101,8 @@ impl Ops {
                 let status = if state == State::Ready { 200 } else { 503 };
                 text(status, TEXT, format!("{state}\n"))
             }
-            _ => text(404, TEXT, "try /metrics, /healthz or /readyz\n"),
+            "/usage" => self.usage.answer(request.uri().query()).await,
+            _ => text(404, TEXT, "try /metrics, /healthz, /readyz or /usage\n"),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
 use crate::journal::{DirectoryLock, Journal, JournalError, Writer};
-use crate::ledger::{Clerk, Ledger};
+use crate::ledger::{self, Clerk, FollowError, Ledger, Reader};
 use crate::message::InstanceId;
 use crate::metering::{
     AdmissionMetrics, Billing, DeliveryMetrics, DeviceMetrics, JournalMetrics, LedgerMetrics,
@@ -28,7 +28,7 @@ use crate::shard::Shard;
 use crate::wire::{self, Front};
 
 use super::recovery::{self, Recovery, Report};
-use super::upkeep::Upkeep;
+use super::upkeep::{DEAD_LETTERS, Upkeep};
 use super::{Addresses, Running, StartError, join};
 
 /// What every stage counts, built once.
@@ -81,7 +81,8 @@ pub async fn start(
     let meters = Meters::new(&config)?;
     let readiness = Arc::new(Readiness::new(meters.process.ready.clone()));
     let (ops_listener, ops_address) = bind("ops.listen", config.ops_listen).await?;
-    let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone());
+    let usage = Reader::new(&config.data_dir);
+    let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone(), usage);
     let ops = tokio::spawn(ops.serve(ops_listener));
     let lock = DirectoryLock::acquire(&config.data_dir)?;
     let admission = admission(&config, &clock, &meters)?;
@@ -93,9 +94,9 @@ pub async fn start(
         metrics: meters.journal.clone(),
         report,
     };
-    let ledger = Ledger::open(&config.data_dir.join("ledger.sqlite"))?;
+    let ledger = Ledger::open(&config.data_dir.join(ledger::FILE))?;
     let (opened, ledger) = recovery.run(ledger).await?;
-    let clerk = Clerk::new(ledger, opened.journal.streams())?;
+    let clerk = clerk(ledger, &opened.journal, config.ledger, &clock, &meters)?;
     let delivery = Delivery::start(&config, &clock, &meters, &opened.journal).await?;
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
@@ -104,6 +105,7 @@ pub async fn start(
     let clerk = clerk.start().map_err(|error| StartError::Threads(error.to_string()))?;
     let upkeep = Upkeep {
         data_dir: config.data_dir,
+        dead_letters_kept: config.dead_letters_kept,
         clock: Arc::clone(&clock),
         admission: Arc::clone(&admission),
         backlog_gate: queue.backlog_gate(),
@@ -141,6 +143,16 @@ pub async fn start(
         _journal: opened.journal,
         _lock: lock,
     })
+}
+
+fn clerk(
+    ledger: Ledger,
+    journal: &Journal,
+    config: ledger::Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+) -> Result<Clerk, FollowError> {
+    Clerk::new(ledger, journal.streams(), config, Arc::clone(clock), meters.ledger.clone())
 }
 
 fn admission(
@@ -183,7 +195,7 @@ impl Delivery {
         journal: &Journal,
     ) -> Result<Self, StartError> {
         let broker = Arc::new(EmbeddedBroker::start(&config.broker, &meters.devices).await?);
-        let dead_letters = in_dir(&config.data_dir, "dead-letters.ndjson", DeadLetters::open)?;
+        let dead_letters = in_dir(&config.data_dir, DEAD_LETTERS, DeadLetters::open)?;
         let post = Arc::new(Post {
             broker: Arc::clone(&broker),
             dead_letters: Mutex::new(dead_letters),

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
-use crate::delivery::{Cursors, Progress};
+use crate::delivery::{Cursors, DeadLetters, Progress};
 use crate::ledger::Covered;
 use crate::metering::{DeliveryMetrics, LedgerMetrics, ProcessMetrics};
 use crate::ops::{Readiness, State};
@@ -19,12 +19,16 @@ use crate::queue::BacklogGate;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Looks between two saves of the delivery cursors, and trims.
 const LOOKS_A_SAVE: u32 = 4;
-/// Looks between two sweeps of expired nonces.
+/// Looks between two sweeps of expired nonces, and of the oldest dead letters.
 const LOOKS_A_SWEEP: u32 = 240;
+
+/// The folder of dead letters in the data directory.
+pub(super) const DEAD_LETTERS: &str = "dead-letters";
 
 /// What has to be done now and then, off every hot path.
 pub(super) struct Upkeep {
     pub(super) data_dir: PathBuf,
+    pub(super) dead_letters_kept: Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) admission: Arc<Admission>,
     pub(super) backlog_gate: BacklogGate,
@@ -58,14 +62,12 @@ impl Upkeep {
                 };
                 looks = looks.wrapping_add(1);
                 let poisoned = self.look();
-                if ended || looks.is_multiple_of(LOOKS_A_SAVE) {
-                    self = match tokio::task::spawn_blocking(move || self.save_and_trim()).await {
+                let sweep = looks.is_multiple_of(LOOKS_A_SWEEP);
+                if ended || sweep || looks.is_multiple_of(LOOKS_A_SAVE) {
+                    self = match tokio::task::spawn_blocking(move || self.work(sweep)).await {
                         Ok(same) => same,
                         Err(_) => return true,
                     };
-                }
-                if looks.is_multiple_of(LOOKS_A_SWEEP) {
-                    self.admission.sweep();
                 }
                 if ended {
                     return poisoned;
@@ -101,8 +103,25 @@ impl Upkeep {
         poisoned
     }
 
+    fn work(mut self, sweep: bool) -> Self {
+        self.save_and_trim();
+        if sweep {
+            self.admission.sweep();
+            self.purge_dead_letters();
+        }
+        self
+    }
+
+    fn purge_dead_letters(&self) {
+        let dir = self.data_dir.join(DEAD_LETTERS);
+        match DeadLetters::purge_one(&dir, self.clock.unix(), self.dead_letters_kept) {
+            Ok(letters) => self.delivery.dead_letters_purged.inc_by(letters),
+            Err(error) => tracing::error!(%error, "dead letters cannot be purged"),
+        }
+    }
+
     /// Saves how far delivery is, then lets go of what delivery and ledger have both passed.
-    fn save_and_trim(mut self) -> Self {
+    fn save_and_trim(&mut self) {
         let positions: BTreeMap<_, _> =
             self.progress.iter().map(|progress| (progress.id(), progress.next())).collect();
         match self.cursors.save(positions.clone()) {
@@ -115,7 +134,6 @@ impl Upkeep {
             }
             Err(error) => tracing::error!(%error, "delivery cursors cannot be saved"),
         }
-        self
     }
 }
 
