@@ -6,7 +6,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use weir::admission::NonceMark;
 use weir::clock::SystemClock;
 use weir::journal::{
-    Config, Disk, Environment, Journal, Sequence, StreamId, Visitor, system_salts,
+    Config, Disk, Environment, Journal, Position, Sequence, StreamId, Visitor, system_salts,
 };
 use weir::message::Message;
 use weir::metering::{JournalMetrics, Registry};
@@ -18,6 +18,9 @@ struct Nobody;
 impl Visitor for Nobody {
     fn record(&mut self, _: StreamId, _: Sequence, _: &Message, _: NonceMark) {}
     fn nonce(&mut self, _: NonceMark) {}
+    fn positions(&mut self, _: StreamId) -> Vec<Position> {
+        Vec::new()
+    }
     fn progress(&mut self, _: u64, _: u64) {}
 }
 

@@ -19,6 +19,8 @@ const QUIET: Duration = Duration::from_secs(1);
 pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
     let (config, demo) = load(config)?;
     logging::start();
+    #[cfg(feature = "failpoints")]
+    let _points = fail::FailScenario::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -64,16 +64,7 @@ pub(super) fn open(
     shards: u16,
 ) -> Result<Vec<Generation>, JournalError> {
     storage.create_dir_all(dir).map_err(JournalError::io("make", dir))?;
-    let names = storage.list(dir).map_err(JournalError::io("list", dir))?;
-    let mut found: Vec<_> = names
-        .iter()
-        .filter_map(|name| segment::parse_generation(name))
-        .map(|(number, shards)| Generation::new(dir, number, shards))
-        .collect();
-    found.sort_by_key(|generation| generation.number);
-    if let Some(twice) = found.windows(2).find(|pair| pair[0].number == pair[1].number) {
-        return Err(JournalError::Twice { dir: dir.to_path_buf(), generation: twice[0].number });
-    }
+    let mut found = list(storage, dir)?;
     if found.last().is_none_or(|newest| newest.shards != shards) {
         let number = found.last().map_or(1, |newest| newest.number.saturating_add(1));
         found.push(Generation::new(dir, number, shards));
@@ -84,15 +75,43 @@ pub(super) fn open(
     Ok(found)
 }
 
-/// The files of a stream; what was never finished is removed.
-pub(super) fn files(storage: &dyn Storage, dir: &Path) -> Result<Files, JournalError> {
+/// The generations on disk, oldest first.
+pub(super) fn list(storage: &dyn Storage, dir: &Path) -> Result<Vec<Generation>, JournalError> {
+    let names = storage.list(dir).map_err(JournalError::io("list", dir))?;
+    let mut found: Vec<_> = names
+        .iter()
+        .filter_map(|name| segment::parse_generation(name))
+        .map(|(number, shards)| Generation::new(dir, number, shards))
+        .collect();
+    found.sort_by_key(|generation| generation.number);
+    if let Some(twice) = found.windows(2).find(|pair| pair[0].number == pair[1].number) {
+        return Err(JournalError::Twice { dir: dir.to_path_buf(), generation: twice[0].number });
+    }
+    Ok(found)
+}
+
+/// The files of a stream by name; a folder that is missing holds none.
+fn names(storage: &dyn Storage, dir: &Path) -> Result<Vec<(u64, Kind)>, JournalError> {
     let names = match storage.list(dir) {
         // A crash while a former generation was removed may have left some of its folders.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Files::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         names => names.map_err(JournalError::io("list", dir))?,
     };
+    let mut names: Vec<_> = names.iter().filter_map(|name| segment::parse_file(name)).collect();
+    names.sort_unstable_by_key(|(number, _)| *number);
+    Ok(names)
+}
+
+/// The segments of a stream in ascending order.
+pub(super) fn segments(storage: &dyn Storage, dir: &Path) -> Result<Vec<u64>, JournalError> {
+    let names = names(storage, dir)?.into_iter();
+    Ok(names.filter(|(_, kind)| *kind == Kind::Segment).map(|(number, _)| number).collect())
+}
+
+/// The files of a stream; what was never finished is removed.
+pub(super) fn files(storage: &dyn Storage, dir: &Path) -> Result<Files, JournalError> {
     let mut files = Files::default();
-    for (number, kind) in names.iter().filter_map(|name| segment::parse_file(name)) {
+    for (number, kind) in names(storage, dir)? {
         match kind {
             Kind::Segment => files.segments.push(number),
             Kind::Nonces => files.nonces.push(number),
@@ -102,7 +121,5 @@ pub(super) fn files(storage: &dyn Storage, dir: &Path) -> Result<Files, JournalE
             }
         }
     }
-    files.segments.sort_unstable();
-    files.nonces.sort_unstable();
     Ok(files)
 }

@@ -114,6 +114,12 @@ impl Ledger {
         }
     }
 
+    /// Its file.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The first sequence number of a stream that is not folded yet.
     ///
     /// # Errors
@@ -150,10 +156,12 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; nothing of the fold was committed then.
     pub fn commit(&mut self, fold: &Fold) -> Result<(), LedgerError> {
-        let written = self
-            .connection
-            .transaction()
-            .and_then(|transaction| write(&transaction, fold).and_then(|()| transaction.commit()));
+        let written = self.connection.transaction().and_then(|transaction| {
+            write(&transaction, fold)?;
+            fail::fail_point!("ledger-before-commit", |_| std::process::abort());
+            transaction.commit()
+        });
+        fail::fail_point!("ledger-after-commit", |_| std::process::abort());
         self.tried(written)
     }
 

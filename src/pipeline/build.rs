@@ -1,5 +1,6 @@
 //! Every stage built and started, the ops port first and the data port last.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
-use crate::journal::{DirectoryLock, Journal, JournalError, Sequence, Writer};
+use crate::journal::{DirectoryLock, Disk, Journal, JournalError, Writer};
 use crate::ledger::{Clerk, Ledger};
 use crate::message::InstanceId;
 use crate::metering::{
@@ -28,7 +29,8 @@ use crate::shard::Shard;
 use crate::wire::{self, Front};
 
 use super::recovery::{self, Recovery, Report};
-use super::upkeep::Upkeep;
+use super::reserve::Reserve;
+use super::upkeep::{Saver, Upkeep, Watch};
 use super::{Addresses, Running, StartError, join};
 
 /// What every stage counts, built once.
@@ -84,35 +86,34 @@ pub async fn start(
     let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone());
     let ops = tokio::spawn(ops.serve(ops_listener));
     let lock = DirectoryLock::acquire(&config.data_dir)?;
+    let reserve = Reserve::open(&config.data_dir);
     let admission = admission(&config, &clock, &meters)?;
-    let recovery = Recovery {
-        config: config.journal.clone(),
-        clock: Arc::clone(&clock),
-        admission: Arc::clone(&admission),
-        billing: meters.billing.clone(),
-        metrics: meters.journal.clone(),
-        report,
-    };
+    let recovery = recovery(&config, &clock, &meters, &admission, report)?;
     let ledger = Ledger::open(&config.data_dir.join("ledger.sqlite"))?;
-    let (opened, ledger) = recovery.run(ledger).await?;
+    let (opened, ledger, cursors) = recovery.run(ledger).await?;
     let clerk = Clerk::new(ledger, opened.journal.streams())?;
-    let delivery = Delivery::start(&config, &clock, &meters, &opened.journal).await?;
+    let delivery = Delivery::start(&config, &clock, &meters, &opened.journal, cursors).await?;
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
     let (poison, poisoned) = watch::channel(false);
-    let upkeep = Upkeep {
-        data_dir: config.data_dir,
+    let saver = Saver {
+        cursors: delivery.cursors,
+        reserve,
+        progress: delivery.progress.clone(),
+        covered: clerk.covered(),
+        disk_free: meters.process.disk_free,
+    };
+    let watch = Watch {
         clock: Arc::clone(&clock),
         admission: Arc::clone(&admission),
         backlog_gate: queue.backlog_gate(),
         backlog_bytes_max: config.backlog_bytes_max,
-        cursors: delivery.cursors,
         progress: delivery.progress,
         covered: clerk.covered(),
         delivery: meters.delivery,
         ledger: meters.ledger,
-        process: meters.process,
         readiness: Arc::clone(&readiness),
+        stalled: BTreeSet::new(),
         poison,
     };
     let clerk = clerk.start().map_err(|error| StartError::Threads(error.to_string()))?;
@@ -132,12 +133,30 @@ pub async fn start(
         shards,
         couriers: delivery.couriers,
         clerk,
-        upkeep,
+        upkeep: Upkeep { watch, saver },
         broker: delivery.broker,
         ops,
         poisoned,
         _journal: opened.journal,
         _lock: lock,
+    })
+}
+
+fn recovery(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+    admission: &Arc<Admission>,
+    report: Arc<dyn Report>,
+) -> Result<Recovery, StartError> {
+    Ok(Recovery {
+        config: config.journal.clone(),
+        clock: Arc::clone(clock),
+        admission: Arc::clone(admission),
+        billing: meters.billing.clone(),
+        metrics: meters.journal.clone(),
+        report,
+        cursors: Cursors::open(Arc::new(Disk), config.data_dir.join("delivery.cursors"))?,
     })
 }
 
@@ -179,6 +198,7 @@ impl Delivery {
         clock: &Arc<dyn Clock>,
         meters: &Meters,
         journal: &Journal,
+        cursors: Cursors,
     ) -> Result<Self, StartError> {
         let broker = Arc::new(EmbeddedBroker::start(&config.broker, &meters.devices).await?);
         let dead_letters = in_dir(&config.data_dir, "dead-letters.ndjson", DeadLetters::open)?;
@@ -189,7 +209,6 @@ impl Delivery {
             clock: Arc::clone(clock),
             metrics: meters.delivery.clone(),
         });
-        let cursors = Cursors::open(config.data_dir.join("delivery.cursors"))?;
         let (couriers, progress) = couriers(&post, journal, &cursors)?;
         Ok(Self { broker, cursors, couriers, progress })
     }
@@ -207,7 +226,8 @@ fn couriers(
     let mut generations: Vec<(u32, Vec<Courier<EmbeddedBroker>>)> = vec![];
     let mut progress = vec![];
     for stream in journal.streams() {
-        let from = cursors.get(stream.id()).unwrap_or(Sequence::FIRST);
+        // Without a cursor all that is retained is delivered: what was trimmed had been before.
+        let from = cursors.get(stream.id()).unwrap_or_else(|| stream.first());
         let (courier, shown) = Courier::new(Arc::clone(post), stream, from)?;
         progress.push(shown);
         match generations.last_mut().filter(|(number, _)| *number == stream.id().generation) {

@@ -4,6 +4,7 @@
 
 mod build;
 mod recovery;
+mod reserve;
 mod upkeep;
 
 use std::io;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use crate::admission::{Admission, NonceMark};
 use crate::clock::Clock;
+use crate::delivery::Cursors;
 use crate::journal::{
-    Config, Disk, Environment, Journal, Opened, Sequence, StreamId, Visitor, system_salts,
+    Config, Disk, Environment, Journal, Opened, Position, Sequence, StreamId, Visitor, system_salts,
 };
 use crate::ledger::{Ledger, LedgerError};
 use crate::message::{InstanceId, Message};
@@ -22,6 +23,9 @@ pub trait Report: Send + Sync + 'static {
     fn progress(&self, done_bytes: u64, total_bytes: u64);
 }
 
+/// What the other stages start from.
+pub(super) type Recovered = (Opened, Ledger, Cursors);
+
 /// Reads what a former process left: nonces, bills, and the tail that is to be delivered.
 pub(super) struct Recovery {
     pub(super) config: Config,
@@ -30,17 +34,18 @@ pub(super) struct Recovery {
     pub(super) billing: Billing,
     pub(super) metrics: JournalMetrics,
     pub(super) report: Arc<dyn Report>,
+    pub(super) cursors: Cursors,
 }
 
 impl Recovery {
     /// Opens the journal off the runtime and sets the billing counters to ledger + journal tail.
-    pub(super) async fn run(self, ledger: Ledger) -> Result<(Opened, Ledger), StartError> {
+    pub(super) async fn run(self, ledger: Ledger) -> Result<Recovered, StartError> {
         let read = move || self.read(ledger);
         let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|error| StartError::Threads(error.to_string()))?
     }
 
-    fn read(self, ledger: Ledger) -> Result<(Opened, Ledger), StartError> {
+    fn read(self, ledger: Ledger) -> Result<Recovered, StartError> {
         let began = self.clock.now();
         let environment = Environment {
             storage: Arc::new(Disk),
@@ -52,6 +57,7 @@ impl Recovery {
             admission: &self.admission,
             report: &*self.report,
             ledger: &ledger,
+            cursors: &self.cursors,
             watermarks: HashMap::new(),
             unfolded: HashMap::new(),
             failed: None,
@@ -76,7 +82,7 @@ impl Recovery {
             seconds = self.clock.now().duration_since(began).as_secs_f64(),
             "journal recovered"
         );
-        Ok((opened, ledger))
+        Ok((opened, ledger, self.cursors))
     }
 }
 
@@ -85,6 +91,7 @@ struct Tail<'r> {
     admission: &'r Admission,
     report: &'r dyn Report,
     ledger: &'r Ledger,
+    cursors: &'r Cursors,
     watermarks: HashMap<StreamId, Sequence>,
     /// Messages that the ledger does not cover, by instance.
     unfolded: HashMap<InstanceId, u64>,
@@ -119,6 +126,26 @@ impl Visitor for Tail<'_> {
 
     fn nonce(&mut self, mark: NonceMark) {
         self.admission.restore(mark);
+    }
+
+    fn positions(&mut self, stream: StreamId) -> Vec<Position> {
+        let ledger = Position {
+            file: self.ledger.path().into(),
+            next: self.watermark(stream),
+            give_up: |stream, next| {
+                let StreamId { generation, shard } = stream;
+                format!(
+                    "run in the ledger: INSERT OR REPLACE INTO watermark VALUES ({generation}, \
+                     {shard}, {next})"
+                )
+            },
+        };
+        let delivery = self.cursors.get(stream).map(|next| Position {
+            file: self.cursors.path().to_path_buf(),
+            next,
+            give_up: |_, _| "remove that file: everything retained is delivered again".to_owned(),
+        });
+        [Some(ledger), delivery].into_iter().flatten().collect()
     }
 
     fn progress(&mut self, done_bytes: u64, total_bytes: u64) {

@@ -136,6 +136,11 @@ impl Shard {
             self.billing.add(&journaled.message().instance, 1);
             ticket.settle(journaled);
         }
+        // Whoever dies here lets the replies leave first.
+        fail::fail_point!("shard-after-reply", |_| {
+            std::thread::sleep(Duration::from_millis(20));
+            std::process::abort()
+        });
         self.writer.hand_on(batch);
     }
 
