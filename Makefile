@@ -20,7 +20,7 @@ run: ## Serve the demo; it prints what to paste to subscribe and to send
 
 .PHONY: test
 test: tools ## Run every test, those with the official SDKs among them
-	cargo test
+	cargo test --features failpoints
 
 .PHONY: tools
 tools: ## Install what the tests run: the SDKs and an MQTT client
