@@ -128,20 +128,24 @@ impl<B: Broker> Courier<B> {
 
     /// Delivers until the stream is closed and everything was given.
     pub async fn run(mut self) {
-        loop {
-            match self.follower.next().await {
-                Ok(Some(batch)) => {
-                    for journaled in batch.journaled() {
-                        self.deliver(journaled).await;
-                    }
-                }
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(stream = %self.progress.id(), %error, "delivery cannot read");
-                    tokio::time::sleep(BACKOFF_MAX).await;
+        while self.step().await {}
+    }
+
+    /// Delivers one batch, as soon as there is one; false once the stream is closed and all given.
+    pub(crate) async fn step(&mut self) -> bool {
+        match self.follower.next().await {
+            Ok(Some(batch)) => {
+                for journaled in batch.journaled() {
+                    self.deliver(journaled).await;
                 }
             }
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!(stream = %self.progress.id(), %error, "delivery cannot read");
+                tokio::time::sleep(BACKOFF_MAX).await;
+            }
         }
+        true
     }
 
     async fn deliver(&self, journaled: &Journaled) {

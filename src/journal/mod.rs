@@ -33,9 +33,9 @@ mod turns;
 mod writer;
 
 #[cfg(test)]
-mod cruel;
+pub(crate) mod cruel;
 #[cfg(test)]
-mod dice;
+pub(crate) mod dice;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

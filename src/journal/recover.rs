@@ -116,7 +116,7 @@ impl Scan<'_> {
             return Err(lost(first));
         }
         let tail = expected.unwrap_or(Sequence::FIRST);
-        self.check_positions(dir, stream, &segments, tail)?;
+        self.check_positions(dir, stream, (&segments, &unused), tail)?;
         for segment in &unused {
             self.remove_unused(segment)?;
         }
@@ -136,7 +136,7 @@ impl Scan<'_> {
         &mut self,
         dir: &Path,
         stream: StreamId,
-        segments: &[Segment],
+        (segments, unused): (&[Segment], &[Segment]),
         tail: Sequence,
     ) -> Result<(), JournalError> {
         let path = |read: Option<&Segment>| {
@@ -145,8 +145,9 @@ impl Scan<'_> {
         let first = segments.first().map_or(tail, |read| read.entry.first);
         for Position { file: reader, next, give_up } in self.visitor.positions(stream) {
             if next > tail {
-                let offset = segments.last().map_or(0, |read| read.entry.end);
-                let (file, give_up) = (path(segments.last()), give_up(stream, tail));
+                let last = last_touched(segments, unused)?;
+                let offset = last.map_or(0, |read| read.entry.end);
+                let (file, give_up) = (path(last), give_up(stream, tail));
                 return Err(JournalError::Overtaken { file, offset, reader, next, tail, give_up });
             }
             if next < first {
@@ -289,6 +290,19 @@ pub(super) fn torn_until(segment: &SegmentFile, end: u64, size: u64) -> Result<u
         at += CHUNK_BYTES as u64;
     }
     Ok(until)
+}
+
+/// Where a stream ends: a segment without a valid turn counts if something else is in it.
+fn last_touched<'s>(
+    segments: &'s [Segment],
+    unused: &'s [Segment],
+) -> Result<Option<&'s Segment>, JournalError> {
+    for read in unused {
+        if torn_until(&read.segment, read.entry.end, read.entry.size)? > read.entry.end {
+            return Ok(Some(read));
+        }
+    }
+    Ok(segments.last().or(unused.first()))
 }
 
 fn lost(before: &Segment) -> JournalError {

@@ -116,6 +116,12 @@ impl Clerk {
         Ok(ClerkHandle { stop, thread })
     }
 
+    /// Folds and commits once, for a test that decides when.
+    #[cfg(test)]
+    pub(crate) fn fold_once(&mut self) {
+        self.step();
+    }
+
     /// Folds and commits once; true if there is more to fold at once.
     fn step(&mut self) -> bool {
         for follower in &mut self.followers {

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
-use crate::journal::{DirectoryLock, Disk, Journal, JournalError, Writer};
+use crate::journal::{DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts};
 use crate::ledger::{Clerk, Ledger};
 use crate::message::InstanceId;
 use crate::metering::{
@@ -151,10 +151,14 @@ fn recovery(
 ) -> Result<Recovery, StartError> {
     Ok(Recovery {
         config: config.journal.clone(),
-        clock: Arc::clone(clock),
+        environment: Environment {
+            storage: Arc::new(Disk),
+            clock: Arc::clone(clock),
+            metrics: meters.journal.clone(),
+            salts: system_salts(),
+        },
         admission: Arc::clone(admission),
         billing: meters.billing.clone(),
-        metrics: meters.journal.clone(),
         report,
         cursors: Cursors::open(Arc::new(Disk), config.data_dir.join("delivery.cursors"))?,
     })

@@ -3,6 +3,8 @@
 //! Never: decide anything about a message.
 
 mod build;
+#[cfg(test)]
+mod model;
 mod recovery;
 mod reserve;
 mod upkeep;

@@ -6,14 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::admission::{Admission, NonceMark};
-use crate::clock::Clock;
 use crate::delivery::Cursors;
 use crate::journal::{
-    Config, Disk, Environment, Journal, Opened, Position, Sequence, StreamId, Visitor, system_salts,
+    Config, Environment, Journal, JournalError, Opened, Position, Sequence, StreamId, Visitor,
 };
 use crate::ledger::{Ledger, LedgerError};
 use crate::message::{InstanceId, Message};
-use crate::metering::{Billing, JournalMetrics};
+use crate::metering::Billing;
 
 use super::StartError;
 
@@ -29,10 +28,9 @@ pub(super) type Recovered = (Opened, Ledger, Cursors);
 /// Reads what a former process left: nonces, bills, and the tail that is to be delivered.
 pub(super) struct Recovery {
     pub(super) config: Config,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) environment: Environment,
     pub(super) admission: Arc<Admission>,
     pub(super) billing: Billing,
-    pub(super) metrics: JournalMetrics,
     pub(super) report: Arc<dyn Report>,
     pub(super) cursors: Cursors,
 }
@@ -40,19 +38,19 @@ pub(super) struct Recovery {
 impl Recovery {
     /// Opens the journal off the runtime and sets the billing counters to ledger + journal tail.
     pub(super) async fn run(self, ledger: Ledger) -> Result<Recovered, StartError> {
-        let read = move || self.read(ledger);
+        let read = move || self.read(ledger, Journal::open);
         let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|error| StartError::Threads(error.to_string()))?
     }
 
-    fn read(self, ledger: Ledger) -> Result<Recovered, StartError> {
-        let began = self.clock.now();
-        let environment = Environment {
-            storage: Arc::new(Disk),
-            clock: Arc::clone(&self.clock),
-            metrics: self.metrics,
-            salts: system_salts(),
-        };
+    /// The same on this thread; `open` is [`Journal::open`].
+    pub(super) fn read(
+        self,
+        ledger: Ledger,
+        open: impl FnOnce(&Config, &Environment, &mut dyn Visitor) -> Result<Opened, JournalError>,
+    ) -> Result<Recovered, StartError> {
+        let environment = &self.environment;
+        let began = environment.clock.now();
         let mut tail = Tail {
             admission: &self.admission,
             report: &*self.report,
@@ -62,7 +60,7 @@ impl Recovery {
             unfolded: HashMap::new(),
             failed: None,
         };
-        let opened = Journal::open(&self.config, &environment, &mut tail)?;
+        let opened = open(&self.config, environment, &mut tail)?;
         let Tail { unfolded, failed, .. } = tail;
         if let Some(error) = failed {
             return Err(error.into());
@@ -79,7 +77,7 @@ impl Recovery {
         tracing::info!(
             records = opened.recovered.records,
             bytes = opened.recovered.bytes,
-            seconds = self.clock.now().duration_since(began).as_secs_f64(),
+            seconds = environment.clock.now().duration_since(began).as_secs_f64(),
             "journal recovered"
         );
         Ok((opened, ledger, self.cursors))

@@ -90,6 +90,12 @@ impl Shard {
         Ok(())
     }
 
+    /// One turn, for a test that decides when.
+    #[cfg(test)]
+    pub(crate) fn turn_once(&mut self) {
+        assert_eq!(self.turn(), Ok(()), "the queue is open");
+    }
+
     fn gather(&mut self, first: Pending) {
         let mut bytes = record_bytes(first.admitted.message());
         let mut next = Some(first);
