@@ -6,6 +6,8 @@
 
 #[path = "crash/disk_full.rs"]
 mod disk_full;
+#[path = "crash/inspect.rs"]
+mod inspect;
 #[path = "crash/load.rs"]
 mod load;
 #[path = "crash/points.rs"]

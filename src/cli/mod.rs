@@ -5,6 +5,7 @@
 mod check;
 mod client;
 mod demo;
+mod journal;
 mod logging;
 mod progress;
 mod send;
@@ -59,6 +60,8 @@ enum Command {
     Send(send::Arguments),
     /// Check the configuration, bind nothing, and say what it means
     Check,
+    /// Look into the journal, while weir runs or is stopped
+    Journal(journal::Arguments),
 }
 
 /// Why a command failed.
@@ -85,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(config),
         Command::Send(send) => send::run(&send),
         Command::Check => check::run(config),
+        Command::Journal(journal) => journal::run(config, &journal),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

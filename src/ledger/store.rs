@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use crate::journal::{Sequence, StreamId};
 use crate::message::InstanceId;
@@ -85,6 +85,19 @@ impl Ledger {
         ledger.connection.busy_timeout(BUSY).map_err(database)?;
         ledger.prepare()?;
         Ok(ledger)
+    }
+
+    /// Opens an existing ledger and changes nothing, while weir runs or is stopped.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if there is none, or it cannot be read.
+    pub fn open_to_read(path: &Path) -> Result<Self, LedgerError> {
+        let name = path.display().to_string();
+        let database = |source| LedgerError::Database { path: name.clone(), source };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(database)?;
+        connection.busy_timeout(BUSY).map_err(database)?;
+        Ok(Self { connection, path: name.clone() })
     }
 
     fn prepare(&self) -> Result<(), LedgerError> {

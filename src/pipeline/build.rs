@@ -16,7 +16,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
-use crate::journal::{DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts};
+use crate::journal::{
+    DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
+};
 use crate::ledger::{Clerk, Ledger};
 use crate::message::InstanceId;
 use crate::metering::{
