@@ -15,6 +15,7 @@ criterion_group!(
     admission::admit,
     queue::round_trip,
     journal::turn,
+    journal::recover,
     end_to_end::end_to_end
 );
 criterion_main!(benches);

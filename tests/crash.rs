@@ -3,6 +3,8 @@
 //!
 //! `WEIR_CRASH_CYCLES` sets how often it is killed, `WEIR_CRASH_SEED` repeats the random choices.
 //! With `--features failpoints`, as `make test` has it, it also dies at chosen points.
+#![expect(clippy::expect_used, reason = "a test that cannot go on has to fail")]
+#![expect(clippy::print_stdout, reason = "a seed and what came of it are for people to read")]
 
 #[path = "crash/disk_full.rs"]
 mod disk_full;

@@ -108,7 +108,7 @@ impl Broker for ModelBroker {
         let before = self.last.lock().insert(message.topic.clone(), id);
         assert!(before.is_none_or(|before| before < id), "I6: {id} after {before:?}");
         self.reference.lock().deliver(id);
-        if id % 61 == 0 { Err(RefusedBy::ReasonCode(0x99).into()) } else { Ok(()) }
+        if id.is_multiple_of(61) { Err(RefusedBy::ReasonCode(0x99).into()) } else { Ok(()) }
     }
 }
 
@@ -253,7 +253,9 @@ impl World {
         let deliver = async {
             for (courier, progress) in couriers {
                 while progress.backlog() > 0 {
+                    let before = progress.next();
                     courier.step().await;
+                    assert!(progress.next() > before, "I4: {} is stuck", progress.id());
                 }
             }
         };
