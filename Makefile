@@ -20,7 +20,16 @@ run: ## Serve the demo; it prints what to paste to subscribe and to send
 
 .PHONY: test
 test: tools ## Run every test, those with the official SDKs among them
-	cargo test
+	cargo test --features failpoints
+
+# Cycles of kill -9 and seeds of the model in `make soak`.
+CYCLES := 1000
+SEEDS := 100000
+
+.PHONY: soak
+soak: ## Kill weir and run its model far longer; CYCLES=1000 SEEDS=100000
+	WEIR_MODEL_SEEDS=$(SEEDS) cargo test --release --features failpoints --lib model -- --nocapture
+	WEIR_CRASH_CYCLES=$(CYCLES) cargo test --release --features failpoints --test crash -- --nocapture
 
 .PHONY: tools
 tools: ## Install what the tests run: the SDKs and an MQTT client

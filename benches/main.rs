@@ -18,6 +18,7 @@ criterion_group!(
     journal::turn,
     ledger::fold,
     ledger::month,
+    journal::recover,
     end_to_end::end_to_end
 );
 criterion_main!(benches);

@@ -57,6 +57,12 @@ pub(super) fn data_dir() -> Result<PathBuf, Failure> {
     Ok(Config::data_dir(path)?)
 }
 
+/// The demo's configuration, for a command that only looks: nothing is made.
+pub(super) fn open_config() -> Result<Config, Failure> {
+    open()?;
+    Ok(Config::load(Path::new(FILE))?)
+}
+
 /// The demo's account, for a command beside a running demo.
 pub(super) fn open() -> Result<Demo, Failure> {
     #[derive(Deserialize)]

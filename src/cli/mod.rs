@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod demo;
 mod files;
+mod journal;
 mod logging;
 mod progress;
 mod send;
@@ -66,6 +67,8 @@ enum Command {
     Usage(usage::Arguments),
     /// Check the configuration, bind nothing, and say what it means
     Check,
+    /// Look into the journal, while weir runs or is stopped
+    Journal(journal::Arguments),
 }
 
 /// Why a command failed.
@@ -97,6 +100,7 @@ pub fn run() -> ExitCode {
         Command::Send(send) => send::run(&send),
         Command::Usage(usage) => usage::run(config, &usage),
         Command::Check => check::run(config),
+        Command::Journal(journal) => journal::run(config, &journal),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

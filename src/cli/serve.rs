@@ -20,6 +20,8 @@ pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
     let (mut config, demo) = load(config)?;
     logging::start();
     files::fit(&mut config);
+    #[cfg(feature = "failpoints")]
+    let _points = fail::FailScenario::setup();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -133,20 +133,24 @@ impl<B: Broker> Courier<B> {
         if self.follower.position() < self.known_from {
             tokio::time::sleep(self.post.reconnect_grace).await;
         }
-        loop {
-            match self.follower.next().await {
-                Ok(Some(batch)) => {
-                    for journaled in batch.journaled() {
-                        self.deliver(journaled).await;
-                    }
-                }
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(stream = %self.progress.id(), %error, "delivery cannot read");
-                    tokio::time::sleep(BACKOFF_MAX).await;
+        while self.step().await {}
+    }
+
+    /// Delivers one batch, as soon as there is one; false once the stream is closed and all given.
+    pub(crate) async fn step(&mut self) -> bool {
+        match self.follower.next().await {
+            Ok(Some(batch)) => {
+                for journaled in batch.journaled() {
+                    self.deliver(journaled).await;
                 }
             }
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!(stream = %self.progress.id(), %error, "delivery cannot read");
+                tokio::time::sleep(BACKOFF_MAX).await;
+            }
         }
+        true
     }
 
     async fn deliver(&self, journaled: &Journaled) {

@@ -10,11 +10,11 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::journal::{Sequence, StreamId};
+use crate::journal::{Sequence, Storage, StreamId};
 
 const MAGIC: &[u8; 8] = b"WEIRCURS";
 const VERSION: u32 = 1;
@@ -24,6 +24,7 @@ const CRC_BYTES: usize = 4;
 
 /// The cursor file.
 pub struct Cursors {
+    storage: Arc<dyn Storage>,
     path: PathBuf,
     saved: BTreeMap<StreamId, Sequence>,
 }
@@ -55,14 +56,20 @@ impl Cursors {
     ///
     /// # Errors
     /// [`CursorsError`] if it cannot be read, is damaged, or is of another version.
-    pub fn open(path: PathBuf) -> Result<Self, CursorsError> {
-        let saved = match fs::read(&path) {
+    pub fn open(storage: Arc<dyn Storage>, path: PathBuf) -> Result<Self, CursorsError> {
+        let saved = match read(&*storage, &path) {
             Ok(bytes) => decode(&bytes)
                 .map_err(|what| CursorsError::Unusable { path: path.clone(), what })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(CursorsError::Io { path, source }),
         };
-        Ok(Self { path, saved })
+        Ok(Self { storage, path, saved })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Where a stream's delivery goes on.
@@ -80,20 +87,33 @@ impl Cursors {
             return Ok(());
         }
         let failed = |source| CursorsError::Io { path: self.path.clone(), source };
-        replace(&self.path, &encode(&positions)).map_err(failed)?;
+        replace(&*self.storage, &self.path, &encode(&positions)).map_err(failed)?;
         self.saved = positions;
         Ok(())
     }
 }
 
 /// A crash leaves the old file or the new one, never half of one.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(bytes)?;
+    // Left by a crash, or by a save that failed.
+    match storage.remove(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = storage.create(&fresh)?;
+    file.write_at(bytes, 0)?;
     file.sync_data()?;
-    fs::rename(&fresh, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    storage.rename(&fresh, path)?;
+    fail::fail_point!("delivery-cursors", |_| std::process::abort());
+    storage.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn read(storage: &dyn Storage, path: &Path) -> io::Result<Vec<u8>> {
+    let file = storage.open(path)?;
+    let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn encode(positions: &BTreeMap<StreamId, Sequence>) -> Vec<u8> {
@@ -144,6 +164,7 @@ fn entry(bytes: &[u8; ENTRY_BYTES]) -> (StreamId, Sequence) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Disk;
     use proptest::prelude::*;
 
     fn position(generation: u32, shard: u16, next: u64) -> (StreamId, Sequence) {
@@ -176,8 +197,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cursors");
         let positions = BTreeMap::from([position(1, 0, 5), position(2, 3, 9)]);
-        Cursors::open(path.clone()).unwrap().save(positions).unwrap();
-        let opened = Cursors::open(path).unwrap();
+        Cursors::open(Arc::new(Disk), path.clone()).unwrap().save(positions).unwrap();
+        let opened = Cursors::open(Arc::new(Disk), path).unwrap();
         assert_eq!(opened.get(StreamId { generation: 2, shard: 3 }), Some(Sequence(9)));
         assert_eq!(opened.get(StreamId { generation: 3, shard: 0 }), None);
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,8 +87,12 @@ impl DeadLetters {
         let mut text = serde_json::to_vec(&line)?;
         text.push(b'\n');
         let file = self.file(day_of(now))?;
-        file.write_all(&text)?;
-        file.sync_data()
+        let written = file.write_all(&text).and_then(|()| file.sync_data());
+        if written.is_err() {
+            // Half a line may be there: the file is opened anew, and that line ended.
+            self.today = None;
+        }
+        written
     }
 
     fn file(&mut self, day: Date) -> io::Result<&mut File> {
@@ -96,7 +100,7 @@ impl DeadLetters {
             Some((_, file)) => file,
             None => {
                 let path = self.dir.join(format!("{day}.{EXTENSION}"));
-                let file = OpenOptions::new().append(true).create(true).open(path)?;
+                let file = open_whole(&path)?;
                 File::open(&self.dir)?.sync_all()?;
                 file
             }
@@ -127,6 +131,20 @@ impl DeadLetters {
         fs::remove_file(path)?;
         Ok(letters.max(1))
     }
+}
+
+/// Opens a file to append whole lines: one that a crash or a full disk has torn is ended first.
+fn open_whole(path: &Path) -> io::Result<File> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    if file.metadata()?.len() > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != [b'\n'] {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
 }
 
 fn day_of(at: UnixMillis) -> Date {
@@ -193,6 +211,20 @@ mod tests {
              \"payload_base64\":\"aGVsbG8=\"}\n"
         );
         assert_eq!(lines(&dir.join("2026-11-24.ndjson")).unwrap(), 2);
+    }
+
+    #[test]
+    fn a_line_that_a_crash_has_torn_takes_no_other_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("2026-11-23.ndjson");
+        fs::write(&path, "{\"msg_id\":\"00").unwrap();
+        let mut letters = DeadLetters::open(folder.path()).unwrap();
+        letters.keep(&message(), Reason::Expired, LATE).unwrap();
+        letters.keep(&message(), Reason::Expired, LATE).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let whole =
+            text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok());
+        assert_eq!((whole.count(), text.lines().count()), (2, 3), "{text}");
     }
 
     #[test]

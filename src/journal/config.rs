@@ -17,6 +17,7 @@ const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 const _: () = assert!((SEGMENT_HEADER_BYTES + TURN_BYTES_MAX) as u64 <= SEGMENT_BYTES_MIN);
 const _: () = assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_DEFAULT);
+const _: () = assert!(SEGMENT_BYTES_MAX <= u32::MAX as u64);
 
 /// Where the journal lies and how it is cut.
 #[derive(Clone, Debug)]

@@ -22,6 +22,12 @@ pub enum Damage {
         /// The sequence found.
         found: Sequence,
     },
+    /// A file that was longer when it was made.
+    #[error("the file ends here, and was made with {made} bytes")]
+    Short {
+        /// Bytes it was made with.
+        made: u64,
+    },
     /// A file between others is missing.
     #[error("the file is missing, and later ones exist")]
     Missing,
@@ -82,6 +88,47 @@ pub enum JournalError {
         dir: PathBuf,
         /// The generation.
         generation: u32,
+    },
+    /// A reader has passed records that are not there: the end of the stream is damaged or lost.
+    #[error(
+        "{}: no valid record follows byte {offset}, where record {tail} should be, but {} stands \
+         at record {next}: acknowledged records are lost; restore both from a copy; or, to give \
+         them up, {give_up}",
+        file.display(),
+        reader.display()
+    )]
+    Overtaken {
+        /// Where the stream ends: its last segment, or its folder.
+        file: PathBuf,
+        /// Where in that file, in bytes from its start.
+        offset: u64,
+        /// The file that holds the reader's position.
+        reader: PathBuf,
+        /// The next record the reader wants.
+        next: Sequence,
+        /// The sequence the next append would get.
+        tail: Sequence,
+        /// How to give the records up.
+        give_up: String,
+    },
+    /// A reader wants records that are gone from the stream's beginning.
+    #[error(
+        "{} begins with record {first}, but {} stands at record {next}: the records between them \
+         are lost; restore both from a copy; or, to give them up, {give_up}",
+        file.display(),
+        reader.display()
+    )]
+    Gap {
+        /// Where the stream begins: its first segment, or its folder.
+        file: PathBuf,
+        /// The first record retained.
+        first: Sequence,
+        /// The file that holds the reader's position.
+        reader: PathBuf,
+        /// The next record the reader wants.
+        next: Sequence,
+        /// How to give the records up.
+        give_up: String,
     },
     /// A reader has read what the journal does not hold: the journal lost acknowledged records.
     #[error("{stream}: a reader stands at record {position}, but the journal ends before {tail}")]

@@ -120,3 +120,8 @@ pub(super) fn names(storage: &dyn Storage, dir: &Path) -> Result<Files, JournalE
     files.nonces.sort_unstable();
     Ok(files)
 }
+
+/// The segments of a stream in ascending order; a folder that is missing holds none.
+pub(super) fn segments(storage: &dyn Storage, dir: &Path) -> Result<Vec<u64>, JournalError> {
+    Ok(names(storage, dir)?.segments)
+}

@@ -24,6 +24,8 @@ use crate::admission::NonceMark;
 
 const THREAD_NAME: &str = "weir-journal";
 const ZEROS_BYTES: usize = 1024 * 1024;
+/// Bytes of the disk that no segment takes: they are kept for what must be written on a full one.
+pub const RESERVE_BYTES: u64 = 8 * 1024 * 1024;
 
 pub(super) struct Keeper {
     pub(super) environment: Environment,
@@ -100,7 +102,9 @@ impl Keeper {
             }
             self.save_nonces(stream, &entry)?;
             let path = segment::file_path(stream.dir(), entry.number, Kind::Segment);
+            fail::fail_point!("journal-before-trim", |_| std::process::abort());
             storage.remove(&path).map_err(JournalError::io("remove", &path))?;
+            fail::fail_point!("journal-trim", |_| std::process::abort());
             stream.drop_oldest();
             self.environment.metrics.bytes.sub(gauge(entry.size));
             if let Err(error) = storage.sync_dir(stream.dir()) {
@@ -151,8 +155,13 @@ impl Keeper {
     /// Writes every byte of it, so that a later turn changes neither its size nor its extents.
     fn write_spare(&self, stream: &Stream, number: u64) -> io::Result<SegmentFile> {
         let storage = &*self.environment.storage;
-        let header =
-            SegmentHeader { stream: stream.id(), number, salt: (self.environment.salts)()? };
+        // What is left of a nearly full disk is for the ledger, the cursors and a drain.
+        if storage.free_bytes(stream.dir())? < self.segment_bytes.saturating_add(RESERVE_BYTES) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let size = u32::try_from(self.segment_bytes).map_err(io::Error::other)?;
+        let salt = (self.environment.salts)()?;
+        let header = SegmentHeader { stream: stream.id(), number, salt, size };
         let unfinished = segment::file_path(stream.dir(), number, Kind::Unfinished);
         let path: PathBuf = segment::file_path(stream.dir(), number, Kind::Segment);
         let file = storage.create(&unfinished)?;
@@ -170,6 +179,7 @@ impl Keeper {
         }
         file.sync_data()?;
         storage.rename(&unfinished, &path)?;
+        fail::fail_point!("journal-spare", |_| std::process::abort());
         storage.sync_dir(stream.dir())?;
         self.environment.metrics.bytes.add(gauge(self.segment_bytes));
         Ok(SegmentFile { file, path, header })

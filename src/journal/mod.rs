@@ -17,6 +17,7 @@ mod desk;
 mod failure;
 mod follower;
 mod generations;
+mod inspect;
 mod keeper;
 mod lock;
 mod mailbox;
@@ -33,9 +34,9 @@ mod turns;
 mod writer;
 
 #[cfg(test)]
-mod cruel;
+pub(crate) mod cruel;
 #[cfg(test)]
-mod dice;
+pub(crate) mod dice;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -47,11 +48,13 @@ pub use batch::{Batch, Journaled, Sequence, StreamId};
 pub use config::{Config, ConfigError, Environment, Salts, system_salts};
 pub use failure::{Damage, JournalError};
 pub use follower::Follower;
+pub use inspect::{Found, Inspected, InspectedStream, Rest, inspect};
+pub use keeper::RESERVE_BYTES;
 pub use lock::{DirectoryLock, LockError};
 pub use open::{Journal, Opened};
 pub use record::{RECORD_BYTES_MAX, RecordError, record_bytes};
-pub use recover::{Recovered, TornTail, Visitor};
-pub use storage::{Disk, Storage, StorageFile};
+pub use recover::{Position, Recovered, TornTail, Visitor};
+pub use storage::{Disk, ReadOnly, Storage, StorageFile};
 pub use stream::Stream;
 pub use tail::{TailError, read_tail};
 pub use turn::{BATCH_BYTES_MAX, TURN_BYTES_MAX};

@@ -85,7 +85,7 @@ impl Journal {
 
     /// As [`Self::open`], for segments of any size and without a thread.
     #[cfg(test)]
-    pub(super) fn open_inline(
+    pub(crate) fn open_inline(
         config: &Config,
         environment: &Environment,
         visitor: &mut dyn Visitor,
@@ -99,7 +99,7 @@ impl Journal {
 
     /// What the keeper's thread does when its wait is over.
     #[cfg(test)]
-    pub(super) fn work(&self) {
+    pub(crate) fn work(&self) {
         if let Keeping::Inline(keeper) = &self._keeper {
             keeper.work();
         }

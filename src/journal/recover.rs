@@ -23,8 +23,21 @@ pub trait Visitor {
     fn record(&mut self, stream: StreamId, at: Sequence, message: &Message, nonce: NonceMark);
     /// A still valid nonce of a record that is no longer retained.
     fn nonce(&mut self, mark: NonceMark);
+    /// Where the readers of a stream stand, before anything of it is cut or removed.
+    fn positions(&mut self, stream: StreamId) -> Vec<Position>;
     /// How far the scan is, in bytes; called at least once a mebibyte.
     fn progress(&mut self, done_bytes: u64, total_bytes: u64);
+}
+
+/// Where a reader of a stream stood when the process ended.
+#[derive(Clone, Debug)]
+pub struct Position {
+    /// The file that says so.
+    pub file: PathBuf,
+    /// The next record it wants.
+    pub next: Sequence,
+    /// How to make it stand somewhere else.
+    pub give_up: fn(StreamId, Sequence) -> String,
 }
 
 /// What was found while the journal was opened.
@@ -102,6 +115,8 @@ impl Scan<'_> {
         {
             return Err(lost(first));
         }
+        let tail = expected.unwrap_or(Sequence::FIRST);
+        self.check_positions(dir, stream, (&segments, &unused), tail)?;
         for segment in &unused {
             self.remove_unused(segment)?;
         }
@@ -113,7 +128,34 @@ impl Scan<'_> {
         });
         // A name may be in the folder without being durable, if only the process was killed.
         self.storage.sync_dir(dir).map_err(JournalError::io("sync", dir))?;
-        Ok(Scanned { entries, tail: expected.unwrap_or(Sequence::FIRST), last })
+        Ok(Scanned { entries, tail, last })
+    }
+
+    /// What a reader has passed was acknowledged, so it is no torn tail that may be cut.
+    fn check_positions(
+        &mut self,
+        dir: &Path,
+        stream: StreamId,
+        (segments, unused): (&[Segment], &[Segment]),
+        tail: Sequence,
+    ) -> Result<(), JournalError> {
+        let path = |read: Option<&Segment>| {
+            read.map_or_else(|| dir.to_path_buf(), |read| read.segment.path.clone())
+        };
+        let first = segments.first().map_or(tail, |read| read.entry.first);
+        for Position { file: reader, next, give_up } in self.visitor.positions(stream) {
+            if next > tail {
+                let last = last_touched(segments, unused)?;
+                let offset = last.map_or(0, |read| read.entry.end);
+                let (file, give_up) = (path(last), give_up(stream, tail));
+                return Err(JournalError::Overtaken { file, offset, reader, next, tail, give_up });
+            }
+            if next < first {
+                let (file, give_up) = (path(segments.first()), give_up(stream, first));
+                return Err(JournalError::Gap { file, first, reader, next, give_up });
+            }
+        }
+        Ok(())
     }
 
     fn segment(
@@ -122,7 +164,7 @@ impl Scan<'_> {
         before: Option<&Segment>,
         expected: &mut Option<Sequence>,
     ) -> Result<Segment, JournalError> {
-        let size = segment.file.size().map_err(JournalError::io("measure", &segment.path))?;
+        let size = segment.size()?;
         let mut turns = segment.turns(SEGMENT_HEADER_BYTES as u64, size);
         let mut first = None;
         let mut last = None;
@@ -208,29 +250,9 @@ impl Scan<'_> {
         self.storage.remove(path).map_err(JournalError::io("remove", path))
     }
 
-    /// Looks at everything behind the last turn of a segment. A later turn means that this place
-    /// is damaged; anything else that is not zero is a torn tail. Returns where that ends.
+    /// Reports a torn tail behind the last turn of a segment. Returns where that tail ends.
     fn search(&mut self, segment: &SegmentFile, entry: &Entry) -> Result<u64, JournalError> {
-        let zeros = vec![0; CHUNK_BYTES + TURN_HEADER_BYTES];
-        let mut chunk = zeros.clone();
-        let mut until = entry.end;
-        let mut at = entry.end;
-        while at < entry.size {
-            let left = usize::try_from(entry.size - at).unwrap_or(usize::MAX);
-            // The overlap lets a header that crosses two chunks be seen whole.
-            let chunk = &mut chunk[..left.min(zeros.len())];
-            let read = segment.file.read_at(chunk, at);
-            read.map_err(JournalError::io("read", &segment.path))?;
-            if *chunk != zeros[..chunk.len()] {
-                let behind = if at == entry.end { TURN_ALIGN } else { 0 };
-                if holds_turn(chunk, behind, segment.header.salt) {
-                    return Err(JournalError::damaged(&segment.path, entry.end, Damage::Lost));
-                }
-                let last = chunk.iter().rposition(|&byte| byte != 0).unwrap_or_default();
-                until = at + last as u64 + 1;
-            }
-            at += CHUNK_BYTES as u64;
-        }
+        let until = torn_until(segment, entry.end, entry.size)?;
         if until > entry.end {
             let bytes = until - entry.end;
             let torn = TornTail { file: segment.path.clone(), offset: entry.end, bytes };
@@ -242,6 +264,45 @@ impl Scan<'_> {
         }
         Ok(until)
     }
+}
+
+/// Looks at everything from the end of a segment's last turn on. A later turn means that this
+/// place is damaged; anything else that is not zero is a torn tail. Returns where that ends.
+pub(super) fn torn_until(segment: &SegmentFile, end: u64, size: u64) -> Result<u64, JournalError> {
+    let zeros = vec![0; CHUNK_BYTES + TURN_HEADER_BYTES];
+    let mut chunk = zeros.clone();
+    let mut until = end;
+    let mut at = end;
+    while at < size {
+        let left = usize::try_from(size - at).unwrap_or(usize::MAX);
+        // The overlap lets a header that crosses two chunks be seen whole.
+        let chunk = &mut chunk[..left.min(zeros.len())];
+        let read = segment.file.read_at(chunk, at);
+        read.map_err(JournalError::io("read", &segment.path))?;
+        if *chunk != zeros[..chunk.len()] {
+            let behind = if at == end { TURN_ALIGN } else { 0 };
+            if holds_turn(chunk, behind, segment.header.salt) {
+                return Err(JournalError::damaged(&segment.path, end, Damage::Lost));
+            }
+            let last = chunk.iter().rposition(|&byte| byte != 0).unwrap_or_default();
+            until = at + last as u64 + 1;
+        }
+        at += CHUNK_BYTES as u64;
+    }
+    Ok(until)
+}
+
+/// Where a stream ends: a segment without a valid turn counts if something else is in it.
+fn last_touched<'s>(
+    segments: &'s [Segment],
+    unused: &'s [Segment],
+) -> Result<Option<&'s Segment>, JournalError> {
+    for read in unused {
+        if torn_until(&read.segment, read.entry.end, read.entry.size)? > read.entry.end {
+            return Ok(Some(read));
+        }
+    }
+    Ok(segments.last().or(unused.first()))
 }
 
 fn lost(before: &Segment) -> JournalError {

@@ -5,13 +5,13 @@
 //! ```text
 //! offset size
 //!      0    8  magic "weirsegm"
-//!      8    2  format version, 1
+//!      8    2  format version, 2
 //!     10    2  shard
 //!     12    4  generation
 //!     16    8  segment number, from 1
 //!     24    8  salt of its turns, random, never all zeros
-//!     32    4  CRC-32C of bytes 0..32
-//!     36    4  zeros
+//!     32    4  bytes of the file as it was made
+//!     36    4  CRC-32C of bytes 0..36
 //!     40       turns, each at a multiple of 8; zeros behind the last
 //! ```
 
@@ -21,7 +21,7 @@ use super::StreamId;
 use super::turn::{Salt, TURN_ALIGN};
 
 const MAGIC: [u8; 8] = *b"weirsegm";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 pub(super) const SEGMENT_HEADER_BYTES: usize = 40;
 const _: () = assert!(SEGMENT_HEADER_BYTES.is_multiple_of(TURN_ALIGN));
@@ -32,6 +32,8 @@ pub(super) struct SegmentHeader {
     pub(super) stream: StreamId,
     pub(super) number: u64,
     pub(super) salt: Salt,
+    /// Bytes of the whole file: a shorter one has lost its end.
+    pub(super) size: u32,
 }
 
 /// Why a segment's head is refused.
@@ -51,8 +53,9 @@ impl SegmentHeader {
         bytes[12..16].copy_from_slice(&self.stream.generation.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.number.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.salt);
-        let crc = crc32c::crc32c(&bytes[..32]);
-        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.size.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..36]);
+        bytes[36..40].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
@@ -70,13 +73,13 @@ impl SegmentHeader {
             return Err(HeaderError::Version { found: version });
         }
         let salt = field(24, 8).to_le_bytes();
-        let sealed = field(32, 4) == u64::from(crc32c::crc32c(&bytes[..32]));
-        if !sealed || bytes[36..] != [0; 4] || salt == [0; 8] {
+        let sealed = field(36, 4) == u64::from(crc32c::crc32c(&bytes[..36]));
+        if !sealed || salt == [0; 8] {
             return Err(HeaderError::Checksum);
         }
         #[expect(clippy::cast_possible_truncation, reason = "four bytes were read")]
-        let generation = field(12, 4) as u32;
-        Ok(Self { stream: StreamId { generation, shard }, number: field(16, 8), salt })
+        let (generation, size) = (field(12, 4) as u32, field(32, 4) as u32);
+        Ok(Self { stream: StreamId { generation, shard }, number: field(16, 8), salt, size })
     }
 }
 
@@ -140,19 +143,20 @@ mod tests {
         stream: StreamId { generation: 3, shard: 2 },
         number: 0x0102_0304,
         salt: *b"saltsalt",
+        size: 0x80_0000,
     };
 
     #[test]
     fn a_segment_head_has_exactly_these_bytes() {
         let expected = concat!(
             "776569727365676d",
-            "0100",
+            "0200",
             "0200",
             "03000000",
             "0403020100000000",
             "73616c7473616c74",
-            "05fd1283",
-            "00000000",
+            "00008000",
+            "9eb15da1",
         );
         assert_eq!(hex::encode(HEADER.encode()), expected);
     }
@@ -160,8 +164,8 @@ mod tests {
     #[test]
     fn an_unknown_magic_or_version_is_told_from_damage() {
         let mut bytes = HEADER.encode();
-        bytes[8] = 2;
-        assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Version { found: 2 }));
+        bytes[8] = 1;
+        assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Version { found: 1 }));
         bytes[0] = b'W';
         assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderError::Magic));
     }
@@ -190,9 +194,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_head_is_read_back(generation: u32, shard: u16, number: u64, salt in 1_u64..) {
+        fn a_head_is_read_back(
+            generation: u32, shard: u16, number: u64, size: u32, salt in 1_u64..
+        ) {
             let stream = StreamId { generation, shard };
-            let header = SegmentHeader { stream, number, salt: salt.to_le_bytes() };
+            let salt = salt.to_le_bytes();
+            let header = SegmentHeader { stream, number, salt, size };
             prop_assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
         }
 

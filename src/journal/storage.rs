@@ -50,6 +50,11 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// None if it is already there.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Bytes that may still be written to the disk of a folder.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such folder.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// Removes an empty folder.
     ///
     /// # Errors
@@ -123,9 +128,60 @@ impl Storage for Disk {
         fs::create_dir_all(dir)
     }
 
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(dir)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         fs::remove_dir(dir)
     }
+}
+
+/// The disk of the machine, for whoever may only look: everything that would change it is refused.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOnly;
+
+impl Storage for ReadOnly {
+    fn create(&self, _: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        refused()
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(fs::File::open(path)?))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        Disk.list(dir)
+    }
+
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn create_dir_all(&self, _: &Path) -> io::Result<()> {
+        refused()
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        Disk.free_bytes(dir)
+    }
+
+    fn remove_dir(&self, _: &Path) -> io::Result<()> {
+        refused()
+    }
+}
+
+fn refused<T>() -> io::Result<T> {
+    Err(io::ErrorKind::ReadOnlyFilesystem.into())
 }
 
 impl StorageFile for fs::File {

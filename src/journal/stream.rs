@@ -2,6 +2,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -38,6 +39,8 @@ pub struct Stream {
     index: Mutex<VecDeque<Entry>>,
     readers: Mutex<Readers>,
     poison: OnceLock<PoisonCause>,
+    /// When the append that is at work began.
+    busy_since: Mutex<Option<Instant>>,
     is_former: bool,
 }
 
@@ -72,6 +75,7 @@ impl Stream {
             index: Mutex::new(index),
             readers: Mutex::new(Readers { handed: tail, closed: is_former, mailboxes: Vec::new() }),
             poison: OnceLock::new(),
+            busy_since: Mutex::new(None),
             is_former,
         }
     }
@@ -162,6 +166,17 @@ impl Stream {
     #[must_use]
     pub fn poison_cause(&self) -> Option<&PoisonCause> {
         self.poison.get()
+    }
+
+    /// How long the append at work has taken so far; zero if there is none. A disk that hangs
+    /// shows here and nowhere else: its shard waits for it.
+    #[must_use]
+    pub fn busy_for(&self, now: Instant) -> Duration {
+        self.busy_since.lock().map_or(Duration::ZERO, |began| now.saturating_duration_since(began))
+    }
+
+    pub(super) fn set_busy(&self, since: Option<Instant>) {
+        *self.busy_since.lock() = since;
     }
 
     pub(super) fn set_poison(&self, cause: PoisonCause) -> PoisonCause {

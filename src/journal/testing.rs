@@ -53,6 +53,8 @@ pub(super) struct Seen {
     pub(super) records: BTreeMap<StreamId, Vec<(u64, u64)>>,
     pub(super) nonces: Vec<u64>,
     pub(super) progress: (u64, u64),
+    /// Where a reader stands in every stream.
+    pub(super) reader: Option<Sequence>,
 }
 
 impl Seen {
@@ -69,6 +71,12 @@ impl Visitor for Seen {
 
     fn nonce(&mut self, mark: NonceMark) {
         self.nonces.push(mark.fingerprint);
+    }
+
+    fn positions(&mut self, _: StreamId) -> Vec<Position> {
+        let give_up = |_, next| format!("set it to {next}");
+        let at = |next| Position { file: "data/reader".into(), next, give_up };
+        self.reader.map(at).into_iter().collect()
     }
 
     fn progress(&mut self, done_bytes: u64, total_bytes: u64) {
@@ -120,7 +128,15 @@ impl Rig {
     }
 
     pub(super) fn try_open(&self) -> Result<(Opened, Seen), JournalError> {
-        let mut seen = Seen::default();
+        self.open_for(None)
+    }
+
+    /// As [`Self::try_open`], with a reader that stands somewhere.
+    pub(super) fn open_for(
+        &self,
+        reader: Option<Sequence>,
+    ) -> Result<(Opened, Seen), JournalError> {
+        let mut seen = Seen { reader, ..Seen::default() };
         let opened = Journal::open_inline(&self.config, &self.environment(), &mut seen)?;
         Ok((opened, seen))
     }

@@ -124,6 +124,116 @@ fn every_bit_flipped_in_a_full_segment_or_in_a_head_is_refused() {
 }
 
 #[test]
+fn every_bit_flipped_in_the_last_turn_is_a_torn_tail_unless_a_reader_has_passed_it() {
+    let rig = Rig::new(1, 1);
+    let (mut opened, _) = rig.open();
+    append(&mut opened, 0..2);
+    append(&mut opened, 2..4);
+    drop(opened);
+    let path = Path::new(FIRST_SEGMENT);
+    let [_, last, end] = turn_offsets(&rig, FIRST_SEGMENT, 2)[..] else { panic!("two turns") };
+    for bit in last * 8..end * 8 {
+        let flipped = Rig { disk: rig.disk.copy(), ..Rig::new(2, 1) };
+        flipped.disk.flip(path, bit);
+        let before = flipped.disk.content(path);
+        let error = flipped.open_for(Some(Sequence(4))).unwrap_err();
+        let said = error.to_string();
+        let offset = last as u64;
+        assert!(
+            matches!(&error, JournalError::Overtaken { file, offset: at, next: Sequence(4), tail:
+                Sequence(3), .. } if file == path && *at == offset),
+            "bit {bit}: {error}"
+        );
+        assert!(said.contains("data/reader") && said.contains("set it to 3"), "{said}");
+        assert_eq!(flipped.disk.content(path), before, "bit {bit}: the evidence was touched");
+        let (reopened, seen) = flipped.open_for(Some(Sequence(3))).unwrap();
+        assert_eq!(seen.ids(stream(1, 0)), [0, 1], "bit {bit}");
+        let torn = &reopened.recovered.torn;
+        assert_eq!((torn.len(), &*torn[0].file, torn[0].offset), (1, path, offset), "bit {bit}");
+        assert!(torn[0].bytes > 0 && torn[0].bytes <= (end - last) as u64, "bit {bit}");
+    }
+}
+
+#[test]
+fn every_truncation_of_a_segment_is_damage_with_file_and_offset() {
+    let rig = Rig::new(1, 1);
+    let (mut opened, _) = rig.open();
+    append(&mut opened, 0..2);
+    append(&mut opened, 2..4);
+    drop(opened);
+    let path = Path::new(FIRST_SEGMENT);
+    let whole = usize::try_from(SEGMENT_BYTES).unwrap();
+    for bytes in 0..whole {
+        let cut = Rig { disk: rig.disk.copy(), ..Rig::new(2, 1) };
+        cut.disk.truncate(path, bytes);
+        let JournalError::Damaged { file, offset, damage } = cut.try_open().unwrap_err() else {
+            panic!("cut at {bytes}")
+        };
+        assert_eq!(file, path);
+        if bytes < SEGMENT_HEADER_BYTES {
+            assert_eq!((offset, damage), (0, Damage::Header), "cut at {bytes}");
+        } else {
+            let short = Damage::Short { made: SEGMENT_BYTES };
+            assert_eq!((offset, damage), (bytes as u64, short), "cut at {bytes}");
+        }
+    }
+}
+
+#[test]
+fn a_gap_between_a_reader_and_the_first_record_is_an_error_that_names_both_files() {
+    let rig = Rig::new(3, 1);
+    let (mut opened, _) = rig.open();
+    for id in 0..60 {
+        append(&mut opened, id..id + 1);
+    }
+    opened.writers[0].stream().trim(Sequence(61));
+    let first = opened.writers[0].stream().first();
+    drop(opened);
+    assert!(rig.open_for(Some(first)).is_ok());
+    let behind = Sequence(first.0 - 1);
+    let error = rig.open_for(Some(behind)).unwrap_err();
+    assert!(
+        matches!(&error, JournalError::Gap { first: found, next, .. } if (*found, *next) ==
+            (first, behind)),
+        "{error}"
+    );
+    let said = error.to_string();
+    assert!(said.contains("data/reader") && said.contains(".seg"), "{said}");
+    rig.disk.paths().iter().filter(|path| is_segment(path)).for_each(|path| {
+        rig.disk.remove(path).unwrap();
+    });
+    let error = rig.open_for(Some(first)).unwrap_err();
+    assert!(matches!(error, JournalError::Overtaken { tail: Sequence::FIRST, .. }), "{error}");
+}
+
+#[test]
+fn an_inspection_shows_every_record_and_every_damage_and_changes_nothing() {
+    let rig = Rig::new(5, 1);
+    let (mut opened, _) = rig.open();
+    for id in 0..60 {
+        append(&mut opened, id..id + 1);
+    }
+    let look = || {
+        let mut ids = Vec::new();
+        let dir = &rig.config.dir;
+        let found = inspect(&rig.disk, dir, &mut |(.., message)| ids.push(id(message)));
+        (found.unwrap().into_iter().flat_map(|stream| stream.segments).collect::<Vec<_>>(), ids)
+    };
+    let (segments, seen) = look();
+    assert_eq!(seen, (0..60).collect::<Vec<_>>());
+    assert!(segments.iter().all(|segment| matches!(segment.rest, Rest::Free)), "{segments:?}");
+    let files = segments.iter().filter(|segment| segment.records.is_some()).count();
+    assert!(files > 1, "{segments:?}");
+    let offset = turn_offsets(&rig, FIRST_SEGMENT, 2)[1];
+    rig.disk.flip(Path::new(FIRST_SEGMENT), offset * 8);
+    let before = rig.disk.content(Path::new(FIRST_SEGMENT));
+    let (segments, _) = look();
+    let Rest::Damaged(error) = &segments[0].rest else { panic!("{segments:?}") };
+    assert!(error.to_string().contains(&format!("damaged at byte {offset}")), "{error}");
+    assert_eq!(rig.disk.content(Path::new(FIRST_SEGMENT)), before);
+}
+
+#[test]
 fn a_missing_segment_between_others_is_damage() {
     let rig = Rig::new(1, 1);
     let (mut opened, _) = rig.open();

@@ -68,6 +68,16 @@ impl SegmentFile {
         Ok(Self { file, path: path.to_path_buf(), header })
     }
 
+    /// Bytes it was made with, all of them there.
+    pub(super) fn size(&self) -> Result<u64, JournalError> {
+        let size = self.file.size().map_err(JournalError::io("measure", &self.path))?;
+        let made = u64::from(self.header.size);
+        if size < made {
+            return Err(JournalError::damaged(&self.path, size, Damage::Short { made }));
+        }
+        Ok(made)
+    }
+
     /// The turns from `offset` on, as long as they are valid and end at or before `limit`.
     pub(super) const fn turns(&self, offset: u64, limit: u64) -> Turns<'_> {
         Turns { segment: self, offset, limit, chunk: Bytes::new(), chunk_at: 0 }

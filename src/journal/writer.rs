@@ -6,7 +6,7 @@ use super::config::Environment;
 use super::desk::{Desk, SpareError};
 use super::record;
 use super::segment::SEGMENT_HEADER_BYTES;
-use super::storage::is_no_space;
+use super::storage::{StorageFile, is_no_space};
 use super::stream::{Entry, Stream};
 use super::turn::{self, TURN_BYTES_MAX};
 use super::turns::SegmentFile;
@@ -136,7 +136,10 @@ impl Writer {
             let behind = Place { segment: 0, offset: 0 };
             return Ok(Arc::new(Batch::new(self.stream.id(), first, Vec::new(), 0, behind)));
         }
-        match self.write(first, records, expires_max) {
+        self.stream.set_busy(Some(self.environment.clock.now()));
+        let written = self.write(first, records, expires_max);
+        self.stream.set_busy(None);
+        match written {
             Ok(behind) => Ok(self.journaled(batch, first, bytes, behind)),
             Err(Failure::NoSpace) => {
                 self.environment.metrics.no_space.inc();
@@ -169,6 +172,7 @@ impl Writer {
         let fits = self.current.as_ref().is_some_and(|open| open.end + bytes <= open.size);
         if !fits && self.fresh.is_none() {
             let segment = self.desk.take_spare(self.stream.id().shard)?;
+            fail::fail_point!("journal-roll", |_| std::process::abort());
             let end = SEGMENT_HEADER_BYTES as u64;
             self.fresh = Some(Open { segment, end, size: self.segment_bytes });
         }
@@ -176,6 +180,7 @@ impl Writer {
         let Some(open) = target else { return Err(Failure::Poisoned(PoisonCause::Closed)) };
         turn::seal(&mut self.turn, open.segment.header.salt, first.0, records);
         let file = &open.segment.file;
+        fail::fail_point!("journal-before-write", |_| std::process::abort());
         if let Err(error) = file.write_at(&self.turn, open.end) {
             if !is_no_space(&error) {
                 return Err(Failure::Poisoned(PoisonCause::Write(Arc::new(error))));
@@ -188,11 +193,13 @@ impl Writer {
                 |()| Failure::NoSpace,
             ));
         }
+        fail::fail_point!("journal-after-write", |_| std::process::abort());
         let began = self.environment.clock.now();
-        let synced = file.sync_data();
+        let synced = sync(&**file);
         let took = self.environment.clock.now().saturating_duration_since(began);
         self.environment.metrics.sync.observe(took.as_secs_f64());
         synced.map_err(|error| Failure::Poisoned(PoisonCause::Sync(Arc::new(error))))?;
+        fail::fail_point!("journal-after-sync", |_| std::process::abort());
         open.end += bytes;
         let number = open.segment.header.number;
         let entry = Entry { number, first, end: open.end, size: open.size, expires_max };
@@ -223,6 +230,11 @@ impl Writer {
             .collect();
         Arc::new(Batch::new(self.stream.id(), first, journaled, bytes, behind))
     }
+}
+
+fn sync(file: &dyn StorageFile) -> io::Result<()> {
+    fail::fail_point!("journal-sync", |_| Err(io::Error::other("the fail point says no")));
+    file.sync_data()
 }
 
 impl Drop for Writer {

@@ -150,6 +150,12 @@ impl Clerk {
         Ok(ClerkHandle { stop, ended, thread })
     }
 
+    /// Folds and commits once, for a test that decides when.
+    #[cfg(test)]
+    pub(crate) fn fold_once(&mut self) {
+        self.step();
+    }
+
     /// Folds and commits once, then closes and purges a little; true if there is more to do at
     /// once.
     pub(super) fn step(&mut self) -> bool {

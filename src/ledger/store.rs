@@ -36,6 +36,21 @@ impl Ledger {
         Ok(Self { connection, path: path.to_path_buf(), closed, looked: 0, purged: 0 })
     }
 
+    /// Opens an existing ledger and changes nothing, while weir runs or is stopped.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if there is none, or it cannot be read.
+    pub fn open_to_read(path: &Path) -> Result<Self, LedgerError> {
+        let connection = tables::open_to_read(path)?;
+        Ok(Self { connection, path: path.to_path_buf(), closed: 0, looked: 0, purged: 0 })
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The first sequence number of a stream that is not folded yet.
     ///
     /// # Errors
@@ -117,9 +132,11 @@ impl Ledger {
     ) -> Result<T, LedgerError> {
         let written = self.connection.transaction().and_then(|transaction| {
             let written = write(&transaction)?;
+            fail::fail_point!("ledger-before-commit", |_| std::process::abort());
             transaction.commit()?;
             Ok(written)
         });
+        fail::fail_point!("ledger-after-commit", |_| std::process::abort());
         written.map_err(LedgerError::database(&self.path))
     }
 }

@@ -1,5 +1,6 @@
 //! Every stage built and started, the ops port first and the data port last.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +16,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
 use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
-use crate::journal::{DirectoryLock, Journal, JournalError, Writer};
+use crate::journal::{
+    DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
+};
 use crate::ledger::{self, Clerk, FollowError, Ledger, Reader};
 use crate::message::InstanceId;
 use crate::metering::{
@@ -28,7 +31,8 @@ use crate::shard::Shard;
 use crate::wire::{self, Front};
 
 use super::recovery::{self, Recovery, Report};
-use super::upkeep::{DEAD_LETTERS, Upkeep};
+use super::reserve::Reserve;
+use super::upkeep::{DEAD_LETTERS, OldLetters, Saver, Upkeep, Watch};
 use super::{Addresses, Running, StartError, join};
 
 /// What every stage counts, built once.
@@ -85,39 +89,43 @@ pub async fn start(
     let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone(), usage);
     let ops = tokio::spawn(ops.serve(ops_listener));
     let lock = DirectoryLock::acquire(&config.data_dir)?;
+    let reserve = Reserve::open(&config.data_dir);
     let admission = admission(&config, &clock, &meters)?;
-    let recovery = Recovery {
-        config: config.journal.clone(),
-        clock: Arc::clone(&clock),
-        admission: Arc::clone(&admission),
-        billing: meters.billing.clone(),
-        metrics: meters.journal.clone(),
-        report,
-    };
+    let recovery = recovery(&config, &clock, &meters, &admission, report)?;
     let ledger = Ledger::open(&config.data_dir.join(ledger::FILE))?;
-    let (opened, ledger) = recovery.run(ledger).await?;
+    let (opened, ledger, cursors) = recovery.run(ledger).await?;
     let clerk = clerk(ledger, &opened.journal, config.ledger, &clock, &meters)?;
-    let delivery = Delivery::start(&config, &clock, &meters, &opened.journal).await?;
+    let delivery = Delivery::start(&config, &clock, &meters, &opened.journal, cursors).await?;
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
     let (poison, poisoned) = watch::channel(false);
     let covered = clerk.covered();
     let clerk = clerk.start().map_err(|error| StartError::Threads(error.to_string()))?;
-    let upkeep = Upkeep {
-        data_dir: config.data_dir,
-        dead_letters_kept: config.dead_letters_kept,
-        clock: Arc::clone(&clock),
+    let saver = Saver {
         admission: Arc::clone(&admission),
+        old_letters: OldLetters {
+            dir: config.data_dir.join(DEAD_LETTERS),
+            kept: config.dead_letters_kept,
+            clock: Arc::clone(&clock),
+            purged: meters.delivery.dead_letters_purged.clone(),
+        },
+        cursors: delivery.cursors,
+        reserve,
+        progress: delivery.progress.clone(),
+        covered: covered.clone(),
+        disk_free: meters.process.disk_free,
+    };
+    let watch = Watch {
+        clock: Arc::clone(&clock),
         backlog_gate: queue.backlog_gate(),
         backlog_bytes_max: config.backlog_bytes_max,
-        cursors: delivery.cursors,
         progress: delivery.progress,
         covered,
         ledger_ended: clerk.ended(),
         delivery: meters.delivery,
         ledger: meters.ledger,
-        process: meters.process,
         readiness: Arc::clone(&readiness),
+        stalled: BTreeSet::new(),
         poison,
     };
     let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
@@ -136,7 +144,7 @@ pub async fn start(
         shards,
         couriers: delivery.couriers,
         clerk,
-        upkeep,
+        upkeep: Upkeep { watch, saver },
         broker: delivery.broker,
         ops,
         poisoned,
@@ -153,6 +161,28 @@ fn clerk(
     meters: &Meters,
 ) -> Result<Clerk, FollowError> {
     Clerk::new(ledger, journal.streams(), config, Arc::clone(clock), meters.ledger.clone())
+}
+
+fn recovery(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+    admission: &Arc<Admission>,
+    report: Arc<dyn Report>,
+) -> Result<Recovery, StartError> {
+    Ok(Recovery {
+        config: config.journal.clone(),
+        environment: Environment {
+            storage: Arc::new(Disk),
+            clock: Arc::clone(clock),
+            metrics: meters.journal.clone(),
+            salts: system_salts(),
+        },
+        admission: Arc::clone(admission),
+        billing: meters.billing.clone(),
+        report,
+        cursors: Cursors::open(Arc::new(Disk), config.data_dir.join("delivery.cursors"))?,
+    })
 }
 
 fn admission(
@@ -193,6 +223,7 @@ impl Delivery {
         clock: &Arc<dyn Clock>,
         meters: &Meters,
         journal: &Journal,
+        cursors: Cursors,
     ) -> Result<Self, StartError> {
         let broker = Arc::new(EmbeddedBroker::start(&config.broker, &meters.devices).await?);
         let dead_letters = in_dir(&config.data_dir, DEAD_LETTERS, DeadLetters::open)?;
@@ -204,7 +235,6 @@ impl Delivery {
             clock: Arc::clone(clock),
             metrics: meters.delivery.clone(),
         });
-        let cursors = Cursors::open(config.data_dir.join("delivery.cursors"))?;
         let (couriers, progress) = couriers(&post, journal, &cursors)?;
         Ok(Self { broker, cursors, couriers, progress })
     }

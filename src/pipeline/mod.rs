@@ -3,7 +3,10 @@
 //! Never: decide anything about a message.
 
 mod build;
+#[cfg(test)]
+mod model;
 mod recovery;
+mod reserve;
 mod upkeep;
 
 use std::io;

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::admission::{Admission, NonceMark};
-use crate::clock::Clock;
+use crate::delivery::Cursors;
 use crate::journal::{
-    Config, Disk, Environment, Journal, Opened, Sequence, StreamId, Visitor, system_salts,
+    Config, Environment, Journal, JournalError, Opened, Position, Sequence, StreamId, Visitor,
 };
 use crate::ledger::{Ledger, LedgerError};
 use crate::message::{InstanceId, Message};
-use crate::metering::{Billing, JournalMetrics};
+use crate::metering::Billing;
 
 use super::StartError;
 
@@ -22,41 +22,45 @@ pub trait Report: Send + Sync + 'static {
     fn progress(&self, done_bytes: u64, total_bytes: u64);
 }
 
+/// What the other stages start from.
+pub(super) type Recovered = (Opened, Ledger, Cursors);
+
 /// Reads what a former process left: nonces, bills, and the tail that is to be delivered.
 pub(super) struct Recovery {
     pub(super) config: Config,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) environment: Environment,
     pub(super) admission: Arc<Admission>,
     pub(super) billing: Billing,
-    pub(super) metrics: JournalMetrics,
     pub(super) report: Arc<dyn Report>,
+    pub(super) cursors: Cursors,
 }
 
 impl Recovery {
     /// Opens the journal off the runtime and sets the billing counters to ledger + journal tail.
-    pub(super) async fn run(self, ledger: Ledger) -> Result<(Opened, Ledger), StartError> {
-        let read = move || self.read(ledger);
+    pub(super) async fn run(self, ledger: Ledger) -> Result<Recovered, StartError> {
+        let read = move || self.read(ledger, Journal::open);
         let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|error| StartError::Threads(error.to_string()))?
     }
 
-    fn read(self, ledger: Ledger) -> Result<(Opened, Ledger), StartError> {
-        let began = self.clock.now();
-        let environment = Environment {
-            storage: Arc::new(Disk),
-            clock: Arc::clone(&self.clock),
-            metrics: self.metrics,
-            salts: system_salts(),
-        };
+    /// The same on this thread; `open` is [`Journal::open`].
+    pub(super) fn read(
+        self,
+        ledger: Ledger,
+        open: impl FnOnce(&Config, &Environment, &mut dyn Visitor) -> Result<Opened, JournalError>,
+    ) -> Result<Recovered, StartError> {
+        let environment = &self.environment;
+        let began = environment.clock.now();
         let mut tail = Tail {
             admission: &self.admission,
             report: &*self.report,
             ledger: &ledger,
+            cursors: &self.cursors,
             watermarks: HashMap::new(),
             unfolded: HashMap::new(),
             failed: None,
         };
-        let opened = Journal::open(&self.config, &environment, &mut tail)?;
+        let opened = open(&self.config, environment, &mut tail)?;
         let Tail { unfolded, failed, .. } = tail;
         if let Some(error) = failed {
             return Err(error.into());
@@ -73,10 +77,10 @@ impl Recovery {
         tracing::info!(
             records = opened.recovered.records,
             bytes = opened.recovered.bytes,
-            seconds = self.clock.now().duration_since(began).as_secs_f64(),
+            seconds = environment.clock.now().duration_since(began).as_secs_f64(),
             "journal recovered"
         );
-        Ok((opened, ledger))
+        Ok((opened, ledger, self.cursors))
     }
 }
 
@@ -85,6 +89,7 @@ struct Tail<'r> {
     admission: &'r Admission,
     report: &'r dyn Report,
     ledger: &'r Ledger,
+    cursors: &'r Cursors,
     watermarks: HashMap<StreamId, Sequence>,
     /// Messages that the ledger does not cover, by instance.
     unfolded: HashMap<InstanceId, u64>,
@@ -119,6 +124,26 @@ impl Visitor for Tail<'_> {
 
     fn nonce(&mut self, mark: NonceMark) {
         self.admission.restore(mark);
+    }
+
+    fn positions(&mut self, stream: StreamId) -> Vec<Position> {
+        let ledger = Position {
+            file: self.ledger.path().into(),
+            next: self.watermark(stream),
+            give_up: |stream, next| {
+                let StreamId { generation, shard } = stream;
+                format!(
+                    "run in the ledger: INSERT OR REPLACE INTO watermark VALUES ({generation}, \
+                     {shard}, {next})"
+                )
+            },
+        };
+        let delivery = self.cursors.get(stream).map(|next| Position {
+            file: self.cursors.path().to_path_buf(),
+            next,
+            give_up: |_, _| "remove that file: everything retained is delivered again".to_owned(),
+        });
+        [Some(ledger), delivery].into_iter().flatten().collect()
     }
 
     fn progress(&mut self, done_bytes: u64, total_bytes: u64) {

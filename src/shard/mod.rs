@@ -90,6 +90,12 @@ impl Shard {
         Ok(())
     }
 
+    /// One turn, for a test that decides when.
+    #[cfg(test)]
+    pub(crate) fn turn_once(&mut self) {
+        assert_eq!(self.turn(), Ok(()), "the queue is open");
+    }
+
     fn gather(&mut self, first: Pending) {
         let mut bytes = record_bytes(first.admitted.message());
         let mut next = Some(first);
@@ -136,6 +142,11 @@ impl Shard {
             self.billing.add(&journaled.message().instance, 1);
             ticket.settle(journaled);
         }
+        // Whoever dies here lets the replies leave first.
+        fail::fail_point!("shard-after-reply", |_| {
+            std::thread::sleep(Duration::from_millis(20));
+            std::process::abort()
+        });
         self.writer.hand_on(batch);
     }
 

@@ -12,7 +12,7 @@ use super::*;
 use crate::admission::NonceMark;
 use crate::clock::{SystemClock, UnixMillis};
 use crate::journal::{
-    self, Disk, Environment, Journal, Sequence, Storage, StorageFile, StreamId, Visitor,
+    self, Disk, Environment, Journal, Position, Sequence, Storage, StorageFile, StreamId, Visitor,
     system_salts,
 };
 use crate::message::{InstanceId, Message, MessageId, Payload, Topic};
@@ -94,6 +94,9 @@ impl Storage for GatedDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         Disk.create_dir_all(dir)
     }
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        Disk.free_bytes(dir)
+    }
     fn remove_dir(&self, dir: &Path) -> io::Result<()> {
         Disk.remove_dir(dir)
     }
@@ -131,6 +134,9 @@ struct Nobody;
 impl Visitor for Nobody {
     fn record(&mut self, _: StreamId, _: Sequence, _: &Message, _: NonceMark) {}
     fn nonce(&mut self, _: NonceMark) {}
+    fn positions(&mut self, _: StreamId) -> Vec<Position> {
+        Vec::new()
+    }
     fn progress(&mut self, _: u64, _: u64) {}
 }
 

@@ -118,6 +118,9 @@ struct Nobody;
 impl crate::journal::Visitor for Nobody {
     fn record(&mut self, _: StreamId, _: Sequence, _: &Message, _: NonceMark) {}
     fn nonce(&mut self, _: NonceMark) {}
+    fn positions(&mut self, _: crate::journal::StreamId) -> Vec<crate::journal::Position> {
+        Vec::new()
+    }
     fn progress(&mut self, _: u64, _: u64) {}
 }
 
