@@ -87,10 +87,7 @@ enum Death {
     /// SIGKILL, this long after it was ready.
     After(Duration),
     /// By itself, at a fail point; SIGKILL if it never gets there.
-    #[cfg_attr(
-        not(feature = "failpoints"),
-        expect(dead_code, reason = "without the feature a death comes at random only")
-    )]
+    #[cfg(feature = "failpoints")]
     AtPoint(String),
 }
 
@@ -119,12 +116,15 @@ impl Lives {
 
     /// Serves under load until it dies; true if it died by itself.
     fn live(&mut self, shards: u16, pad: usize, death: &Death) -> bool {
-        let points = if let Death::AtPoint(points) = death { points } else { "" };
+        let (points, patience) = match death {
+            Death::After(patience) => ("", *patience),
+            #[cfg(feature = "failpoints")]
+            Death::AtPoint(points) => (points.as_str(), PATIENCE),
+        };
         let mut weir = self.start(shards, points);
         self.look(&weir);
         let subscriber = Subscriber::start(weir.at.devices);
         let load = Load::start(weir.at.http, CLIENTS, pad);
-        let patience = if let Death::After(patience) = death { *patience } else { PATIENCE };
         let deadline = now() + patience;
         while now() < deadline && weir.is_alive() {
             self.look(&weir);

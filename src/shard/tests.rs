@@ -44,7 +44,8 @@ impl Gate {
     fn await_a_waiting_sync(&self) {
         let mut waiting = self.waiting.lock();
         while *waiting == 0 {
-            self.changed.wait(&mut waiting);
+            let late = self.changed.wait_for(&mut waiting, Duration::from_secs(30)).timed_out();
+            assert!(!late, "no sync was ever asked for");
         }
     }
 
