@@ -14,6 +14,7 @@ use crate::admission::format_timestamp;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::delivery::Cursors;
+use crate::delivery::DEAD_LETTERS;
 use crate::journal::{Found, Inspected, InspectedStream, ReadOnly, Rest, StreamId, inspect};
 use crate::ledger::Ledger;
 use crate::message::{Message, MessageId};
@@ -100,17 +101,27 @@ impl Files {
         inspect(&ReadOnly, &self.journal, visit).map_err(|error| Failure::Failed(error.to_string()))
     }
 
+    /// The dead letters of all days, oldest first.
     fn dead_letters(&self) -> Result<Vec<Value>, Failure> {
-        let path = self.data_dir.join("dead-letters.ndjson");
-        let file = match std::fs::File::open(&path) {
+        let dir = self.data_dir.join(DEAD_LETTERS);
+        let entries = match std::fs::read_dir(&dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-            opened => opened.map_err(|error| because(&path, error))?,
+            opened => opened.map_err(|error| because(&dir, error))?,
         };
+        let mut files = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| because(&dir, error))?;
+        files.retain(|path| path.extension().is_some_and(|ending| ending == "ndjson"));
+        files.sort();
         let mut letters = vec![];
-        for line in BufReader::new(file).lines() {
-            let line = line.map_err(|error| because(&path, error))?;
-            // A crash may have torn a line; its message is in the journal, and is buried again.
-            letters.extend(serde_json::from_str::<Value>(&line).ok());
+        for path in files {
+            let file = std::fs::File::open(&path).map_err(|error| because(&path, error))?;
+            for line in BufReader::new(file).lines() {
+                let line = line.map_err(|error| because(&path, error))?;
+                // A crash may have torn a line; its message is in the journal, and buried again.
+                letters.extend(serde_json::from_str::<Value>(&line).ok());
+            }
         }
         Ok(letters)
     }

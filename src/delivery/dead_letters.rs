@@ -20,6 +20,8 @@ use crate::message::Message;
 
 use super::broker::RefusedBy;
 
+/// The folder of dead letters in the data directory.
+pub const DEAD_LETTERS: &str = "dead-letters";
 const EXTENSION: &str = "ndjson";
 /// Bytes read at once while the letters of a file are counted.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -11,4 +11,4 @@ pub mod embedded;
 pub use broker::{Broker, PublishError, RefusedBy};
 pub use courier::{Courier, Delivered, Post, Progress};
 pub use cursors::{Cursors, CursorsError};
-pub use dead_letters::{DeadLetters, Reason};
+pub use dead_letters::{DEAD_LETTERS, DeadLetters, Reason};

@@ -15,7 +15,7 @@ use crate::admission::{self, Admission, FingerprintKey, Sources};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
-use crate::delivery::{Courier, Cursors, DeadLetters, Post, Progress};
+use crate::delivery::{Courier, Cursors, DEAD_LETTERS, DeadLetters, Post, Progress};
 use crate::journal::{
     DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
 };
@@ -32,7 +32,7 @@ use crate::wire::{self, Front};
 
 use super::recovery::{self, Recovery, Report};
 use super::reserve::Reserve;
-use super::upkeep::{DEAD_LETTERS, OldLetters, Saver, Upkeep, Watch};
+use super::upkeep::{OldLetters, Saver, Upkeep, Watch};
 use super::{Addresses, Running, StartError, join};
 
 /// What every stage counts, built once.

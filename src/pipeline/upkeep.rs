@@ -28,9 +28,6 @@ const LOOKS_A_SAVE: u32 = 4;
 /// Looks between two sweeps of expired nonces, and of the oldest dead letters.
 const LOOKS_A_SWEEP: u32 = 240;
 
-/// The folder of dead letters in the data directory.
-pub(super) const DEAD_LETTERS: &str = "dead-letters";
-
 /// What has to be done now and then, off every hot path.
 pub(super) struct Upkeep {
     pub(super) watch: Watch,

@@ -54,7 +54,7 @@ pub(super) struct World {
     /// A database in memory that outlives the process; only committed transactions are in it.
     ledger: PathBuf,
     ledger_holder: rusqlite::Connection,
-    dead_letters: tempfile::NamedTempFile,
+    dead_letters: tempfile::TempDir,
     runtime: Runtime,
     reference: Arc<Mutex<Reference>>,
     shown: [u64; 2],
@@ -148,7 +148,7 @@ impl World {
             segment_bytes: 4096,
             ledger_holder: rusqlite::Connection::open(&ledger).unwrap(),
             ledger,
-            dead_letters: tempfile::NamedTempFile::new().unwrap(),
+            dead_letters: tempfile::tempdir().unwrap(),
             runtime: tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap(),
             reference: Arc::default(),
             shown: [0; 2],
