@@ -64,6 +64,7 @@ enum Command {
     /// Send a message, or many, as an SDK would
     Send(send::Arguments),
     /// Show what was billed, check the ledger, or export it
+    #[command(long_about = usage::LONG_ABOUT)]
     Usage(usage::Arguments),
     /// Check the configuration, bind nothing, and say what it means
     Check,

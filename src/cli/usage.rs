@@ -8,7 +8,7 @@ use crate::ledger::{By, Query, QueryError, ReadError, Reader, Usage};
 
 use super::{Failure, demo, say, table};
 
-const LONG_ABOUT: &str = "\
+pub(super) const LONG_ABOUT: &str = "\
 Show what was billed, from the ledger and the journal's tail. It reads the data directory of
 --config, or the demo's, whether weir runs or not, and writes nothing there.
 
@@ -55,7 +55,7 @@ peak_1s. Hours that are still open are left out: they follow in a later export."
 
 /// What `weir usage` takes.
 #[derive(clap::Args)]
-#[command(long_about = LONG_ABOUT, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+#[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
@@ -74,7 +74,7 @@ enum Action {
     /// Check that the ledger is as it was written
     #[command(long_about = VERIFY_ABOUT)]
     Verify,
-    /// Write closed hours as `CloudEvents`, an object a line
+    /// Write closed hours as CloudEvents, an object a line
     #[command(long_about = EXPORT_ABOUT)]
     Export(Export),
 }

@@ -122,6 +122,23 @@ fn a_chain_that_is_cut_short_is_seen_even_if_its_messages_are_gone_from_the_tota
 }
 
 #[test]
+fn a_chunk_that_was_written_anew_with_a_right_hash_breaks_the_one_behind_it() {
+    let mut rig = used();
+    rig.purge(3 * HOUR);
+    let connection = Connection::open(rig.path()).unwrap();
+    let minutes: seal::Digest = connection
+        .query_row("SELECT minutes FROM chunk WHERE instance = 'a' AND hour = 0", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    let content = seal::Content { count: 2, peak: 1, adjusted: 0, minutes };
+    let hash = seal::chunk_hash("a", 0, &content, &seal::NO_CHUNK);
+    let update = "UPDATE chunk SET count = 2, peak = 1, hash = ? WHERE instance = 'a' AND hour = 0";
+    assert_eq!(connection.execute(update, [&hash[..]]).unwrap(), 1);
+    assert_eq!(fault(&rig), "chunk a 1970-01-01T01:00:00Z: it does not follow the chunk before it");
+}
+
+#[test]
 fn a_changed_open_row_is_not_made_good_by_the_next_message_nor_by_its_close() {
     let mut rig = used();
     let connection = Connection::open(rig.path()).unwrap();
