@@ -17,7 +17,7 @@ use super::generations::Generation;
 use super::nonces::{self, NonceFile};
 use super::record::RecordError;
 use super::segment::{self, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::storage::is_no_space;
+use super::storage::is_scarce;
 use super::stream::{Entry, Stream};
 use super::turns::SegmentFile;
 use crate::admission::NonceMark;
@@ -144,7 +144,7 @@ impl Keeper {
             let unfinished = segment::file_path(stream.dir(), number, Kind::Unfinished);
             // Best effort: it gives the space back, and a start removes it too.
             drop(self.environment.storage.remove(&unfinished));
-            if is_no_space(&error) {
+            if is_scarce(&error) {
                 return SpareError::NoSpace;
             }
             tracing::error!(%error, stream = %stream.id(), "a segment could not be made");

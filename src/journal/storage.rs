@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 /// A folder tree. Nothing is durable before a sync of the file and of the folder that names it.
 pub trait Storage: Send + Sync + 'static {
     /// Makes a file that must not exist yet, to be read and written.
@@ -202,7 +204,29 @@ impl StorageFile for fs::File {
     }
 }
 
+/// Whether a file could not be made for want of something that comes back: space, file
+/// descriptors, memory. Nothing is unknown then, and a later attempt may succeed.
+pub(super) fn is_scarce(error: &io::Error) -> bool {
+    const SCARCE: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+    is_no_space(error) || Errno::from_io_error(error).is_some_and(|errno| SCARCE.contains(&errno))
+}
+
 /// True if the disk, or the quota on it, is full.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_descriptors_passes_and_a_broken_disk_does_not() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::NOSPC] {
+            assert!(is_scarce(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::IO, Errno::ROFS, Errno::ACCESS] {
+            assert!(!is_scarce(&errno.into()), "{errno}");
+        }
+    }
 }

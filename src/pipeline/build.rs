@@ -103,12 +103,7 @@ pub async fn start(
     let clerk = clerk.start().map_err(|error| StartError::Threads(error.to_string()))?;
     let saver = Saver {
         admission: Arc::clone(&admission),
-        old_letters: OldLetters {
-            dir: config.data_dir.join(DEAD_LETTERS),
-            kept: config.dead_letters_kept,
-            clock: Arc::clone(&clock),
-            purged: meters.delivery.dead_letters_purged.clone(),
-        },
+        old_letters: old_letters(&config, &clock, &meters),
         cursors: delivery.cursors,
         reserve,
         progress: delivery.progress.clone(),
@@ -151,6 +146,15 @@ pub async fn start(
         _journal: opened.journal,
         _lock: lock,
     })
+}
+
+fn old_letters(config: &Config, clock: &Arc<dyn Clock>, meters: &Meters) -> OldLetters {
+    OldLetters {
+        dir: config.data_dir.join(DEAD_LETTERS),
+        kept: config.dead_letters_kept,
+        clock: Arc::clone(clock),
+        purged: meters.delivery.dead_letters_purged.clone(),
+    }
 }
 
 fn clerk(

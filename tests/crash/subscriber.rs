@@ -24,8 +24,7 @@ pub(crate) struct Subscriber {
 impl Subscriber {
     /// Connects to a weir and subscribes to everything; returns once that is granted.
     pub(crate) fn start(address: SocketAddr) -> Self {
-        let mut options =
-            MqttOptions::new("GID_crash@@@lamp", address.ip().to_string(), address.port());
+        let mut options = MqttOptions::new("crash-lamp", address.ip().to_string(), address.port());
         options.set_credentials(format!("Device|lamp|{INSTANCE}"), DEVICE_PASSWORD);
         options.set_max_packet_size(1 << 20, 1 << 20);
         options.set_keep_alive(Duration::from_secs(5));

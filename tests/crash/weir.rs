@@ -43,7 +43,8 @@ pub(crate) fn configure(folder: &Path, data_dir: &Path, shards: u16, more: &str)
          limits = {{ instance_qps = 1000000, burst = 1000000 }}\n\
          shard = {{ count = {shards} }}\n\
          journal = {{ segment_bytes = \"8 MiB\" }}\n\
-         delivery = {{ embedded = {{ listen = \"127.0.0.1:0\" }} }}\n{more}\n\
+         delivery = {{ reconnect_grace = \"300ms\", embedded = {{ listen = \"127.0.0.1:0\" }} }}\n\
+         {more}\n\
          [[accounts]]\nid = \"1\"\n\
          access_keys = [{{ id = \"{KEY_ID}\", secret = \"{SECRET}\" }}]\n\
          [[instances]]\nid = \"{INSTANCE}\"\naccount = \"1\"\ntopics = [\"{TOPIC}\"]\n\
