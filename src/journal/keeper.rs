@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,6 +21,7 @@ use super::segment::{self, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::storage::is_scarce;
 use super::stream::{Entry, Stream};
 use super::turns::SegmentFile;
+use super::writer::PoisonCause;
 use crate::admission::NonceMark;
 
 const THREAD_NAME: &str = "weir-journal";
@@ -52,7 +54,9 @@ impl KeeperThread {
         let desk = Arc::clone(&keeper.desk);
         let run = move || {
             while keeper.desk.wait_for_work() {
-                keeper.work();
+                if catch_unwind(AssertUnwindSafe(|| keeper.work())).is_err() {
+                    return keeper.give_up();
+                }
             }
         };
         let thread = std::thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(run)?;
@@ -92,6 +96,15 @@ impl Keeper {
         if let Err(error) = self.remove_former_generations() {
             tracing::error!(%error, "an empty former generation could not be removed");
         }
+    }
+
+    /// After a panic nobody makes segments: a shard that waited for one would wait for ever.
+    fn give_up(&self) {
+        tracing::error!("the journal's keeper panicked; every shard's journal is poisoned");
+        for stream in &self.newest {
+            stream.set_poison(PoisonCause::Panicked);
+        }
+        self.desk.close();
     }
 
     fn trim(&self, stream: &Stream, before: Sequence) -> Result<(), JournalError> {

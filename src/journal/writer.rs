@@ -50,8 +50,8 @@ pub enum PoisonCause {
     /// The journal was closed before its writers.
     #[error("the journal was closed")]
     Closed,
-    /// The thread that appends panicked.
-    #[error("the shard panicked")]
+    /// The thread that appends, or the one that makes segments, panicked.
+    #[error("a thread of the journal panicked")]
     Panicked,
 }
 

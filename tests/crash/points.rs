@@ -96,4 +96,16 @@ mod enabled {
         lives.sent.extend(load.finish());
         lives.judge(1);
     }
+
+    #[test]
+    fn a_panic_of_the_journals_keeper_poisons_instead_of_leaving_shards_to_wait() {
+        let mut lives = Lives::new("keeper".into());
+        let mut weir = lives.start(1, "journal-spare=3*off->1*panic->off");
+        let load = Load::start(weir.at.http, 4, 60_000);
+        assert_eq!(weir.ended().code(), Some(1), "{}", weir.log());
+        assert!(weir.log().contains("keeper panicked"), "{}", weir.log());
+        lives.sent.extend(load.finish());
+        let tally = lives.judge(1);
+        assert!(tally.acknowledged > 0, "{tally:?}");
+    }
 }
