@@ -12,6 +12,7 @@
 pub mod clock;
 pub mod message;
 pub mod metering;
+pub mod tls;
 
 pub mod admission;
 pub mod wire;

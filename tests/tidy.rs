@@ -19,21 +19,25 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LINE_CHARS_MAX: usize = 100;
 
 /// Every module of the house, and the modules it may name besides itself and `clock`.
-const HOUSE: [(&str, &str); 16] = [
+const HOUSE: [(&str, &str); 17] = [
     ("clock", ""),
     ("message", ""),
     ("metering", "message"),
+    ("tls", ""),
     ("admission", "message metering"),
-    ("wire", "message metering admission queue"),
+    ("wire", "message metering tls admission queue"),
     ("queue", "message metering admission"),
     ("journal", "message metering admission"),
     ("shard", "message metering admission queue journal delivery"),
-    ("delivery", "message metering journal"),
+    ("delivery", "message metering tls journal"),
     ("ledger", "message metering journal"),
-    ("ops", "message metering ledger"),
-    ("config", "message metering admission wire queue journal shard delivery ledger ops"),
-    ("pipeline", "message metering admission wire queue journal shard delivery ledger ops config"),
-    ("cli", "message admission journal delivery ledger config pipeline"),
+    ("ops", "message metering tls ledger"),
+    ("config", "message metering tls admission wire queue journal shard delivery ledger ops"),
+    (
+        "pipeline",
+        "message metering tls admission wire queue journal shard delivery ledger ops config",
+    ),
+    ("cli", "message tls admission journal delivery ledger config pipeline"),
     ("lib", ""),
     ("main", "cli"),
 ];
