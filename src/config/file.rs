@@ -8,6 +8,8 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 use toml::Value;
 
+use super::tls::Tls;
+
 /// The whole file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -47,7 +49,7 @@ impl Default for File {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Http {
     pub(super) listen: SocketAddr,
-    pub(super) tls: Option<Value>,
+    pub(super) tls: Option<Tls>,
     #[serde(deserialize_with = "duration")]
     pub(super) drain_notice: Duration,
     pub(super) host_aliases: Vec<String>,

@@ -4,6 +4,7 @@
 
 mod file;
 mod tenancy;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,8 @@ pub struct Config {
     /// Bytes of journal that may wait for the broker; at the cap calls are refused with
     /// SystemOverFlow. At least 64 MiB, default 16 GiB.
     pub backlog_bytes_max: u64,
+    /// The certificate of the data port; without one it speaks plain HTTP. Default none.
+    pub http_tls: Option<crate::tls::Config>,
     /// The HTTP front-end.
     pub wire: wire::Config,
     /// The gate.
@@ -170,6 +173,7 @@ fn check(file: File) -> Result<Config, String> {
             file.delivery.backlog_max.as_u64(),
             BACKLOG_BYTES_MIN,
         )?,
+        http_tls: tls::check("http.tls", http.tls.as_ref())?,
         wire: wire(&file)?,
         queue: queue::Config {
             slots: between("queue.slots", file.queue.slots, 1, queue::SLOTS_MAX)?,
@@ -272,7 +276,6 @@ fn wire(file: &File) -> Result<wire::Config, String> {
 fn refuse_unsupported(file: &File) -> Result<(), String> {
     let users = file.accounts.iter().any(|account| account.users.is_some());
     let later = [
-        ("http.tls", file.http.tls.is_some()),
         ("ops.token", file.ops.token.is_some()),
         ("limits.replicas", file.limits.replicas.is_some()),
         ("delivery.mqtt", file.delivery.mqtt.is_some()),

@@ -105,7 +105,6 @@ fn a_syntax_error_names_its_line() {
 #[test]
 fn what_is_not_supported_yet_is_refused_and_not_ignored() {
     let cases = [
-        ("[http]", "[http]\ntls = { cert = \"c\", key = \"k\" }", "http.tls"),
         ("[limits]", "[ops]\ntoken = \"t\"\n[limits]", "ops.token"),
         ("[limits]", "[limits]\nreplicas = 2", "limits.replicas"),
         ("[delivery]", "[delivery.mqtt]\nurl = \"mqtt://x\"\n[delivery]", "delivery.mqtt"),

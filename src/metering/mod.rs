@@ -9,6 +9,7 @@ mod journal;
 mod ledger;
 mod process;
 mod queue;
+mod tls;
 mod wire;
 
 pub use admission::AdmissionMetrics;
@@ -17,6 +18,7 @@ pub use journal::JournalMetrics;
 pub use ledger::{Billing, LedgerMetrics};
 pub use process::ProcessMetrics;
 pub use queue::QueueMetrics;
+pub use tls::TlsMetrics;
 pub use wire::WireMetrics;
 
 use prometheus::core::Collector;

@@ -23,7 +23,7 @@ use crate::ledger::{self, Clerk, FollowError, Ledger, Reader};
 use crate::message::InstanceId;
 use crate::metering::{
     AdmissionMetrics, Billing, DeliveryMetrics, DeviceMetrics, JournalMetrics, LedgerMetrics,
-    MeteringError, ProcessMetrics, QueueMetrics, Registry, WireMetrics,
+    MeteringError, ProcessMetrics, QueueMetrics, Registry, TlsMetrics, WireMetrics,
 };
 use crate::ops::{Ops, Readiness, State};
 use crate::queue::{Intake, Queue};
@@ -47,6 +47,7 @@ struct Meters {
     billing: Billing,
     ledger: LedgerMetrics,
     process: ProcessMetrics,
+    tls: TlsMetrics,
 }
 
 impl Meters {
@@ -68,6 +69,7 @@ impl Meters {
                 env!("CARGO_PKG_VERSION"),
                 env!("WEIR_COMMIT"),
             )?,
+            tls: TlsMetrics::new(&registry)?,
             registry,
         })
     }
