@@ -109,6 +109,7 @@ impl Directory {
         };
         let instance = |config: InstanceConfig| {
             let name = config.id.as_str().to_owned();
+            metrics.quota(&config.id, config.rate.qps.get());
             let instance = Instance {
                 throttled: metrics.throttled(&config.id),
                 id: config.id,

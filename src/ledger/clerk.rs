@@ -113,6 +113,10 @@ impl Clerk {
             covered.push((Arc::clone(stream), AtomicU64::new(next.0)));
         }
         let covered = Covered(covered.into());
+        for (instance, messages) in ledger.totals()? {
+            metrics.total(&instance, messages);
+        }
+        metrics.restored();
         let housekeeping_from = clock.now();
         let fold = Fold::default();
         Ok(Self { ledger, followers, covered, fold, config, clock, metrics, housekeeping_from })
@@ -207,8 +211,9 @@ impl Clerk {
         }
         let booked = self.ledger.commit(&self.fold, now)?;
         let was_full = self.fold.messages() >= FOLD_MESSAGES_MAX;
-        self.covered.advance(&self.fold);
-        self.fold = Fold::default();
+        let fold = std::mem::take(&mut self.fold);
+        self.covered.advance(&fold);
+        self.show_totals(&fold);
         if booked.late > 0 {
             self.metrics.late.inc_by(booked.late);
             tracing::warn!(
@@ -218,6 +223,16 @@ impl Clerk {
             );
         }
         Ok(was_full)
+    }
+
+    /// Shows what the ledger now has of every instance of a fold, as the ledger itself says it.
+    fn show_totals(&self, fold: &Fold) {
+        for instance in fold.by_instance().into_keys() {
+            match self.ledger.total(instance) {
+                Ok(total) => self.metrics.total(instance, total),
+                Err(error) => tracing::error!(%error, "a total of the ledger cannot be read"),
+            }
+        }
     }
 
     /// Closes one hour, and purges rows of a few; true if there may be more of either.

@@ -76,6 +76,20 @@ impl Ledger {
         Ok(known.collect())
     }
 
+    /// Messages billed to an instance, ever.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the database cannot be read.
+    pub fn total(&self, instance: &InstanceId) -> Result<u64, LedgerError> {
+        let read = || {
+            self.connection
+                .prepare_cached("SELECT count FROM total WHERE instance = ?")?
+                .query_row([instance.as_str()], |row| row.get(0))
+                .optional()
+        };
+        Ok(read().map_err(LedgerError::database(&self.path))?.unwrap_or(0))
+    }
+
     /// Commits what was folded: rows, totals and watermarks in one transaction. What was admitted
     /// in a closed hour is booked in the hour of `now`, or in the first open one if `now` is
     /// closed as well.

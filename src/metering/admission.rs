@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::{MeteringError, Registry, opts};
 use crate::message::InstanceId;
@@ -9,6 +9,7 @@ use crate::message::InstanceId;
 #[derive(Clone, Debug)]
 pub struct AdmissionMetrics {
     throttled: HashMap<InstanceId, IntCounter>,
+    quota: HashMap<InstanceId, IntGauge>,
     /// Nonces remembered, of all access keys.
     pub nonces: IntGauge,
 }
@@ -23,16 +24,34 @@ impl AdmissionMetrics {
             opts("weir_throttled_total", "Calls refused by the instance's token bucket."),
             &["instance_id"],
         ))?;
+        let quota = registry.add(IntGaugeVec::new(
+            opts(
+                "weir_quota_messages_per_second",
+                "Messages a second the instance's token bucket of this process refills.",
+            ),
+            &["instance_id"],
+        ))?;
         Ok(Self {
             throttled: instances
                 .iter()
                 .map(|id| (id.clone(), throttled.with_label_values(&[id.as_str()])))
+                .collect(),
+            quota: instances
+                .iter()
+                .map(|id| (id.clone(), quota.with_label_values(&[id.as_str()])))
                 .collect(),
             nonces: registry.add(IntGauge::with_opts(opts(
                 "weir_nonces",
                 "Signature nonces remembered, of all access keys.",
             )))?,
         })
+    }
+
+    /// Shows the rate of an instance's bucket.
+    pub fn quota(&self, instance: &InstanceId, messages_per_second: u32) {
+        if let Some(quota) = self.quota.get(instance) {
+            quota.set(messages_per_second.into());
+        }
     }
 
     /// The handle an instance keeps.

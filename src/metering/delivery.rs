@@ -13,6 +13,10 @@ const ACK_BUCKETS: [f64; 12] =
 pub struct DeliveryMetrics {
     /// Journaled messages not delivered yet.
     pub backlog: IntGauge,
+    /// Bytes of journal that wait for delivery.
+    pub backlog_bytes: IntGauge,
+    /// Bytes of journal that may; beyond, calls are refused.
+    pub backlog_bytes_max: IntGauge,
     /// Messages the broker has taken over.
     pub delivered: IntCounter,
     /// Messages published again after a restart or a reconnect.
@@ -39,6 +43,14 @@ impl DeliveryMetrics {
             backlog: gauge(
                 "weir_delivery_backlog_messages",
                 "Journaled messages the broker has not taken over yet.",
+            )?,
+            backlog_bytes: gauge(
+                "weir_delivery_backlog_bytes",
+                "Bytes of journal the broker has not taken over yet.",
+            )?,
+            backlog_bytes_max: gauge(
+                "weir_delivery_backlog_max_bytes",
+                "Bytes of undelivered journal at which calls are refused.",
             )?,
             delivered: counter("weir_delivered_total", "Messages the broker has taken over.")?,
             duplicates_possible: counter(

@@ -2,16 +2,18 @@ use std::collections::HashMap;
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
+use super::restored::Shown;
 use super::{MeteringError, Registry, opts};
 use crate::message::InstanceId;
 
 /// The billing counters: one success is one billable TPS.
 ///
 /// They start from the ledger and the journal's tail and are moved only by journaled messages, so
-/// they never go backwards.
+/// they never go backwards. A scrape sees them from [`Self::restored`] on.
 #[derive(Clone, Debug)]
 pub struct Billing {
     by_instance: HashMap<InstanceId, IntCounter>,
+    shown: Shown,
 }
 
 impl Billing {
@@ -20,15 +22,16 @@ impl Billing {
     /// # Errors
     /// [`MeteringError`] if a name is taken.
     pub fn new(registry: &Registry, instances: &[InstanceId]) -> Result<Self, MeteringError> {
-        let billable = registry.add(IntCounterVec::new(
+        let (billable, shown) = registry.add_restored(IntCounterVec::new(
             opts("weir_billable_messages_total", "Messages billed: SendMessage calls journaled."),
             &["instance_id"],
         ))?;
-        let by_instance = instances
-            .iter()
-            .map(|id| (id.clone(), billable.with_label_values(&[id.as_str()])))
-            .collect();
-        Ok(Self { by_instance })
+        Ok(Self { by_instance: handles(&billable, instances), shown })
+    }
+
+    /// Says that every counter stands where the last process left it.
+    pub fn restored(&self) {
+        self.shown.show();
     }
 
     /// Adds what an instance has sent.
@@ -45,6 +48,12 @@ impl Billing {
     }
 }
 
+/// A counter an instance, of a family with that one label.
+fn handles(family: &IntCounterVec, instances: &[InstanceId]) -> HashMap<InstanceId, IntCounter> {
+    let handle = |id: &InstanceId| (id.clone(), family.with_label_values(&[id.as_str()]));
+    instances.iter().map(handle).collect()
+}
+
 /// What the ledger counts.
 #[derive(Clone, Debug)]
 pub struct LedgerMetrics {
@@ -54,14 +63,20 @@ pub struct LedgerMetrics {
     pub late: IntCounter,
     /// Minute rows and adjustments purged; their hours stay.
     pub purged: IntCounter,
+    totals: HashMap<InstanceId, IntCounter>,
+    shown: Shown,
 }
 
 impl LedgerMetrics {
-    /// Registers the families.
+    /// Registers the families, totals for the configured instances.
     ///
     /// # Errors
     /// [`MeteringError`] if a name is taken.
-    pub fn new(registry: &Registry) -> Result<Self, MeteringError> {
+    pub fn new(registry: &Registry, instances: &[InstanceId]) -> Result<Self, MeteringError> {
+        let (totals, shown) = registry.add_restored(IntCounterVec::new(
+            opts("weir_ledger_messages_total", "Messages billed, as the ledger's rows have it."),
+            &["instance_id"],
+        ))?;
         let lag = IntGauge::with_opts(opts(
             "weir_ledger_lag_messages",
             "Journaled messages the ledger does not cover yet.",
@@ -78,6 +93,61 @@ impl LedgerMetrics {
             lag: registry.add(lag)?,
             late: registry.add(late)?,
             purged: registry.add(purged)?,
+            totals: handles(&totals, instances),
+            shown,
         })
+    }
+
+    /// Shows what the ledger has of an instance in all; less than before changes nothing.
+    pub fn total(&self, instance: &InstanceId, messages: u64) {
+        if let Some(counter) = self.totals.get(instance) {
+            counter.inc_by(messages.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Says that every total was read from the ledger. A scrape sees them from here on.
+    pub fn restored(&self) {
+        self.shown.show();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(registry: &Registry, family: &str) -> Option<u64> {
+        let text = String::from_utf8(registry.expose().unwrap()).unwrap();
+        let series = format!("{family}{{instance_id=\"post-cn-a\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok())
+    }
+
+    #[test]
+    fn a_billing_counter_is_not_seen_at_0_while_a_start_restores_it() {
+        let registry = Registry::new();
+        let instances = [InstanceId::parse("post-cn-a").unwrap()];
+        let billing = Billing::new(&registry, &instances).unwrap();
+        let ledger = LedgerMetrics::new(&registry, &instances).unwrap();
+        let seen = || {
+            let families = ["weir_billable_messages_total", "weir_ledger_messages_total"];
+            families.map(|family| sample(&registry, family))
+        };
+        assert_eq!(seen(), [None, None]);
+        billing.add(&instances[0], 7);
+        billing.restored();
+        assert_eq!(seen(), [Some(7), None]);
+        ledger.restored();
+        assert_eq!(seen(), [Some(7), Some(0)]);
+    }
+
+    #[test]
+    fn the_ledgers_total_never_goes_backwards_and_knows_no_other_instance() {
+        let registry = Registry::new();
+        let [a, b] = ["post-cn-a", "post-cn-b"].map(|id| InstanceId::parse(id).unwrap());
+        let ledger = LedgerMetrics::new(&registry, std::slice::from_ref(&a)).unwrap();
+        ledger.restored();
+        for (instance, total, seen) in [(&a, 5, 5), (&a, 9, 9), (&a, 3, 9), (&b, 50, 9)] {
+            ledger.total(instance, total);
+            assert_eq!(sample(&registry, "weir_ledger_messages_total"), Some(seen));
+        }
     }
 }

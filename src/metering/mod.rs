@@ -1,5 +1,7 @@
 //! Prometheus handles and their exposition. Every family is registered here and is present from
-//! the start, at 0; name, help and unit of a family stand in the one file of its stage.
+//! the start, at 0; name, help and unit of a family stand in the one file of its stage. Only the
+//! counters of billed messages wait until a start has restored them: at 0 they would be a reset,
+//! and Prometheus would count everything once more.
 //!
 //! Never: a global registry, a label looked up on the hot path, a label a caller can choose.
 
@@ -9,6 +11,7 @@ mod journal;
 mod ledger;
 mod process;
 mod queue;
+mod restored;
 mod tls;
 mod wire;
 
@@ -20,6 +23,8 @@ pub use process::ProcessMetrics;
 pub use queue::QueueMetrics;
 pub use tls::TlsMetrics;
 pub use wire::WireMetrics;
+
+use restored::{Restored, Shown};
 
 use prometheus::core::Collector;
 use prometheus::{Encoder, HistogramOpts, Opts, TextEncoder};
@@ -51,6 +56,16 @@ impl Registry {
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.0.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// Registers a family that is shown only once what is returned beside it says so.
+    fn add_restored<C: Collector + Clone + 'static>(
+        &self,
+        built: Result<C, prometheus::Error>,
+    ) -> Result<(C, Shown), MeteringError> {
+        let (family, shown) = (built?, Shown::default());
+        self.0.register(Box::new(Restored::new(family.clone(), shown.clone())))?;
+        Ok((family, shown))
     }
 
     fn add<C: Collector + Clone + 'static>(

@@ -7,6 +7,8 @@ use super::{MeteringError, Registry, opts};
 pub struct QueueMetrics {
     /// Slots taken, a gauge a shard.
     pub depth: Vec<IntGauge>,
+    /// Slots there are, the same of every shard.
+    pub slots: IntGauge,
 }
 
 impl QueueMetrics {
@@ -20,6 +22,8 @@ impl QueueMetrics {
             &["shard"],
         ))?;
         let depth = (0..shards).map(|shard| depth.with_label_values(&[shard.to_string()]));
-        Ok(Self { depth: depth.collect() })
+        let depth = depth.collect();
+        let slots = opts("weir_queue_slots", "Slots of each shard's queue.");
+        Ok(Self { depth, slots: registry.add(IntGauge::with_opts(slots))? })
     }
 }

@@ -63,7 +63,7 @@ impl Meters {
             delivery: DeliveryMetrics::new(&registry)?,
             devices: DeviceMetrics::new(&registry, &instances)?,
             billing: Billing::new(&registry, &instances)?,
-            ledger: LedgerMetrics::new(&registry)?,
+            ledger: LedgerMetrics::new(&registry, &instances)?,
             process: ProcessMetrics::new(
                 &registry,
                 env!("CARGO_PKG_VERSION"),
@@ -85,6 +85,8 @@ pub async fn start(
     report: Arc<dyn Report>,
 ) -> Result<Running, StartError> {
     let meters = Meters::new(&config)?;
+    let backlog_bytes_max = i64::try_from(config.backlog_bytes_max).unwrap_or(i64::MAX);
+    meters.delivery.backlog_bytes_max.set(backlog_bytes_max);
     let readiness = Arc::new(Readiness::new(meters.process.ready.clone()));
     let (ops_listener, ops_address) = bind("ops.listen", config.ops_listen).await?;
     let usage = Reader::new(&config.data_dir);

@@ -68,6 +68,7 @@ impl Recovery {
         for (instance, messages) in ledger.totals()?.into_iter().chain(unfolded) {
             self.billing.add(&instance, messages);
         }
+        self.billing.restored();
         for torn in &opened.recovered.torn {
             tracing::warn!(
                 file = %torn.file.display(), offset = torn.offset, bytes = torn.bytes,

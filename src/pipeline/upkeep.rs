@@ -127,6 +127,7 @@ impl Watch {
         self.delivery.oldest.set(oldest.map_or(0.0, |at| now.since(at).as_secs_f64()));
         self.ledger.lag.set(gauge(self.covered.lag()));
         let waiting: u64 = self.progress.iter().map(|progress| progress.backlog_bytes()).sum();
+        self.delivery.backlog_bytes.set(gauge(waiting));
         self.backlog_gate.set_full(waiting > self.backlog_bytes_max);
         self.look_for_stalls();
         // Without its ledger weir would keep its journal for ever. A drain ends it, and may.

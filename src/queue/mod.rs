@@ -101,6 +101,7 @@ impl Queue {
     /// Makes a ring a shard; the intakes are in the order of the shards.
     #[must_use]
     pub fn new(config: Config, metrics: &QueueMetrics) -> (Self, Vec<Intake>) {
+        metrics.slots.set(i64::try_from(config.slots).unwrap_or(i64::MAX));
         let gate = Arc::<Gate>::default();
         let mut rings = Vec::with_capacity(config.shards);
         let mut intakes = Vec::with_capacity(config.shards);

@@ -98,8 +98,12 @@ impl Journaled {
     }
 
     fn clerk(&self) -> Clerk {
+        self.clerk_showing(&Registry::new())
+    }
+
+    fn clerk_showing(&self, registry: &Registry) -> Clerk {
         let ledger = Ledger::open(&self.folder.path().join(FILE)).unwrap();
-        let metrics = LedgerMetrics::new(&Registry::new()).unwrap();
+        let metrics = LedgerMetrics::new(registry, &[instance("a"), instance("b")]).unwrap();
         let config = Config { minutes_kept: MINUTES_KEPT };
         let streams = self.opened.journal.streams();
         Clerk::new(ledger, streams, config, Arc::new(self.clock.clone()), metrics).unwrap()
@@ -140,6 +144,31 @@ fn the_tail_of_the_journal_is_counted_and_said_to_be_behind() {
     clerk.step();
     assert_eq!(rig.usage("minute"), (vec![(minute, 4, 4), (minute + 1, 1, 1)], 0));
     assert_eq!(rig.usage("month").0[0].1, 5);
+}
+
+#[test]
+fn the_total_a_scrape_sees_is_the_ledgers_own_and_outlives_a_restart() {
+    let total = |registry: &Registry, id: &str| {
+        let text = String::from_utf8(registry.expose().unwrap()).unwrap();
+        let series = format!("weir_ledger_messages_total{{instance_id=\"{id}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok())
+    };
+    let mut rig = Journaled::new();
+    let registry = Registry::new();
+    let mut clerk = rig.clerk_showing(&registry);
+    rig.append(0, "a", &[START, START + 1]);
+    assert_eq!(total(&registry, "a"), Some(0), "nothing is folded yet");
+    clerk.step();
+    assert_eq!((total(&registry, "a"), total(&registry, "b")), (Some(2), Some(0)));
+    let connection = rusqlite::Connection::open(rig.folder.path().join(FILE)).unwrap();
+    connection.execute("UPDATE total SET count = count + 5 WHERE instance = 'a'", []).unwrap();
+    rig.append(1, "a", &[START + 2]);
+    clerk.step();
+    assert_eq!(total(&registry, "a"), Some(8), "what was written into the ledger shows");
+    drop(clerk);
+    let registry = Registry::new();
+    let _clerk = rig.clerk_showing(&registry);
+    assert_eq!(total(&registry, "a"), Some(8));
 }
 
 #[test]
