@@ -4,11 +4,13 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
+use crate::clock::UnixMillis;
 use crate::message::InstanceId;
 
 /// The minute after the last one that can be asked for; no clock of a machine goes as far.
 const END_MINUTE: u64 = 253_402_300_800 / 60;
 const MINUTES_A_DAY: u64 = 24 * 60;
+const MILLIS_A_MINUTE: u64 = 60_000;
 
 /// The length of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,16 +83,26 @@ pub enum QueryError {
 
 impl Span {
     /// From two bounds as people write them; one that is left out is open. `to` is not part of it.
+    /// A bound of digits only is milliseconds since 1970, as Grafana writes a dashboard's range: the
+    /// span is then widened to whole minutes.
     ///
     /// # Errors
     /// [`QueryError`] if a bound is no minute of UTC, or `from` is not before `to`.
     pub fn parse(from: Option<&str>, to: Option<&str>) -> Result<Self, QueryError> {
-        let from = from.map_or(Ok(0), |text| minute("from", text))?;
-        let to = to.map_or(Ok(END_MINUTE), |text| minute("to", text))?;
+        let from = from.map_or(Ok(0), |text| bound("from", text, |ms| ms / MILLIS_A_MINUTE))?;
+        let to =
+            to.map_or(Ok(END_MINUTE), |text| bound("to", text, |ms| ms.div_ceil(MILLIS_A_MINUTE)))?;
         if from >= to {
             return Err(QueryError::Empty);
         }
         Ok(Self { from, to })
+    }
+
+    /// The minute, hour, day or month of UTC that is under way.
+    #[must_use]
+    pub fn current(by: By, now: UnixMillis) -> Self {
+        let (from, to) = by.bounds(now.minutes());
+        Self { from, to }
     }
 
     /// The first minute.
@@ -121,18 +133,25 @@ impl Query {
         by: Option<&str>,
         instance: Option<&str>,
     ) -> Result<Self, QueryError> {
-        let by = match by {
-            Some("minute") => By::Minute,
-            Some("hour") => By::Hour,
-            Some("day") | None => By::Day,
-            Some("month") => By::Month,
-            Some(text) => return Err(QueryError::By { text: text.to_owned() }),
-        };
+        let by = by.map_or(Ok(By::Day), By::parse)?;
         let instance = instance.map(|text| {
             InstanceId::parse(text).map_err(|_| QueryError::Instance { text: text.to_owned() })
         });
         Ok(Self { span: Span::parse(from, to)?, by, instance: instance.transpose()? })
     }
+}
+
+/// A moment, or milliseconds that `widen` takes to a minute.
+fn bound(
+    name: &'static str,
+    text: &str,
+    widen: impl FnOnce(u64) -> u64,
+) -> Result<u64, QueryError> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return minute(name, text);
+    }
+    let minute = text.parse().ok().map(widen).filter(|minute| *minute <= END_MINUTE);
+    minute.ok_or_else(|| QueryError::Moment { name, text: text.to_owned() })
 }
 
 fn minute(name: &'static str, text: &str) -> Result<u64, QueryError> {
@@ -152,6 +171,20 @@ fn minute(name: &'static str, text: &str) -> Result<u64, QueryError> {
 }
 
 impl By {
+    /// From its name.
+    ///
+    /// # Errors
+    /// [`QueryError::By`] if there is no such length.
+    pub fn parse(text: &str) -> Result<Self, QueryError> {
+        match text {
+            "minute" => Ok(Self::Minute),
+            "hour" => Ok(Self::Hour),
+            "day" => Ok(Self::Day),
+            "month" => Ok(Self::Month),
+            text => Err(QueryError::By { text: text.to_owned() }),
+        }
+    }
+
     /// First minute of the row that holds a minute, and first minute of the next row.
     #[must_use]
     pub fn bounds(self, minute: u64) -> (u64, u64) {
@@ -214,6 +247,32 @@ mod tests {
         assert_eq!(at("1970-01-01T00:01:00Z"), 1);
         assert_eq!(at("1970-01-01T09:00:00+08:00"), 60);
         assert_eq!(at("2026-11-23"), at("2026-11-23T00:00:00Z"));
+    }
+
+    #[test]
+    fn milliseconds_are_widened_to_whole_minutes() {
+        let span = |from, to| Span::parse(Some(from), Some(to)).map(|span| (span.from, span.to));
+        assert_eq!(span("60000", "120000"), Ok((1, 2)));
+        assert_eq!(span("119999", "120001"), Ok((1, 3)));
+        assert_eq!(span("59999", "60000"), Ok((0, 1)));
+        assert_eq!(span("60000", "60000"), Err(QueryError::Empty));
+        for text in ["99999999999999999999", "253402300860000", "-60000", "60000.5"] {
+            let error = Span::parse(Some(text), None).unwrap_err();
+            assert_eq!(error, QueryError::Moment { name: "from", text: text.into() }, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_current_month_is_the_whole_of_it() {
+        let now = UnixMillis((at("2026-11-23T05:59:00Z") * 60 + 59) * 1_000);
+        let current = |by| {
+            let span = Span::current(by, now);
+            (moment(span.from), moment(span.to))
+        };
+        let owned = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        assert_eq!(current(By::Hour), owned("2026-11-23T05:00:00Z", "2026-11-23T06:00:00Z"));
+        assert_eq!(current(By::Day), owned("2026-11-23T00:00:00Z", "2026-11-24T00:00:00Z"));
+        assert_eq!(current(By::Month), owned("2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"));
     }
 
     #[test]

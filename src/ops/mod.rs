@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 pub use readiness::{Readiness, State};
 
+use crate::clock::Clock;
 use crate::ledger::Reader;
 use crate::metering::{EXPOSITION_TYPE, Registry};
 
@@ -46,8 +47,13 @@ pub struct Ops {
 impl Ops {
     /// Shows this readiness, these metrics, and the usage this reader finds.
     #[must_use]
-    pub fn new(readiness: Arc<Readiness>, registry: Registry, usage: Reader) -> Self {
-        Self { readiness, registry, usage: Desk::new(usage) }
+    pub fn new(
+        readiness: Arc<Readiness>,
+        registry: Registry,
+        usage: Reader,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { readiness, registry, usage: Desk::new(usage, clock) }
     }
 
     /// Serves until the task is dropped.

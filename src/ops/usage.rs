@@ -1,4 +1,7 @@
-//! `GET /usage?from=&to=&by=&instance=`: the JSON that `weir usage --format json` prints.
+//! `GET /usage?from=&to=&during=&by=&instance=`: the JSON that `weir usage --format json` prints.
+//!
+//! For dashboards, `instance` may be several with commas between them, and `during=month` (or day,
+//! hour, minute) is the one of UTC that is under way, in rows of that length unless `by` says so.
 
 use std::sync::Arc;
 
@@ -8,10 +11,14 @@ use http_body_util::Full;
 use tokio::sync::Semaphore;
 
 use super::{TEXT, text};
-use crate::ledger::{Query, QueryError, Reader};
+use crate::clock::{Clock, UnixMillis};
+use crate::ledger::{By, Query, QueryError, Reader, Span};
+use crate::message::InstanceId;
 
 /// Queries that run at once; each takes a thread that may block, and a connection of the port.
 const QUERIES_MAX: usize = 2;
+/// Queries that run or wait for those; a dashboard asks about eight at once.
+const QUERIES_WAITING_MAX: usize = 24;
 /// Rows of an answer, about 100 bytes each: a month by the minute of 20 instances.
 const ROWS_MAX: usize = 1_000_000;
 
@@ -22,26 +29,41 @@ const BEHIND: &str = "x-weir-ledger-lag-messages";
 #[derive(Clone)]
 pub(super) struct Desk {
     reader: Arc<Reader>,
+    line: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What is asked for: rows of the ledger, and of which instances if of some only.
+#[derive(Debug)]
+struct Asked {
+    query: Query,
+    instances: Vec<InstanceId>,
 }
 
 impl Desk {
-    pub(super) fn new(reader: Reader) -> Self {
-        Self { reader: Arc::new(reader), places: Arc::new(Semaphore::new(QUERIES_MAX)) }
+    pub(super) fn new(reader: Reader, clock: Arc<dyn Clock>) -> Self {
+        let line = Arc::new(Semaphore::new(QUERIES_WAITING_MAX));
+        let places = Arc::new(Semaphore::new(QUERIES_MAX));
+        Self { reader: Arc::new(reader), line, places, clock }
     }
 
     pub(super) async fn answer(&self, query: Option<&str>) -> Response<Full<Bytes>> {
-        let query = match parse(query.unwrap_or_default()) {
-            Ok(query) => query,
+        let asked = match parse(query.unwrap_or_default(), self.clock.unix()) {
+            Ok(asked) => asked,
             Err(said) => return text(400, TEXT, format!("{said}\n")),
         };
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return text(503, TEXT, format!("{QUERIES_MAX} queries run: try again\n"));
+        let in_line = Arc::clone(&self.line).try_acquire_owned();
+        let Ok(in_line) = in_line else {
+            return text(503, TEXT, format!("{QUERIES_WAITING_MAX} queries wait: try again\n"));
+        };
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+            return text(503, TEXT, "weir stops\n");
         };
         let reader = Arc::clone(&self.reader);
         let read = tokio::task::spawn_blocking(move || {
-            let answer = read(&reader, &query);
-            drop(place);
+            let answer = read(&reader, &asked);
+            drop((place, in_line));
             answer
         });
         match read.await {
@@ -51,11 +73,14 @@ impl Desk {
     }
 }
 
-fn read(reader: &Reader, query: &Query) -> Response<Full<Bytes>> {
-    let usage = match reader.usage(query) {
+fn read(reader: &Reader, asked: &Asked) -> Response<Full<Bytes>> {
+    let mut usage = match reader.usage(&asked.query) {
         Ok(usage) => usage,
         Err(error) => return text(500, TEXT, format!("{error}\n")),
     };
+    if !asked.instances.is_empty() {
+        usage.rows.retain(|row| asked.instances.contains(&row.instance));
+    }
     let rows = usage.rows.len();
     if rows > ROWS_MAX {
         let said = format!(
@@ -73,50 +98,103 @@ fn read(reader: &Reader, query: &Query) -> Response<Full<Bytes>> {
     response
 }
 
-fn parse(query: &str) -> Result<Query, String> {
-    let [mut from, mut to, mut by, mut instance] = [const { None }; 4];
+fn parse(query: &str, now: UnixMillis) -> Result<Asked, String> {
+    let [mut from, mut to, mut during, mut by, mut instance] = [const { None }; 5];
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let place = match &*name {
             "from" => &mut from,
             "to" => &mut to,
+            "during" => &mut during,
             "by" => &mut by,
             "instance" => &mut instance,
-            other => return Err(format!("{other}: there are from, to, by and instance")),
+            other => return Err(format!("{other}: there are from, to, during, by and instance")),
         };
         if place.replace(value.into_owned()).is_some() {
             return Err(format!("{name} is given twice"));
         }
     }
-    Query::parse(from.as_deref(), to.as_deref(), by.as_deref(), instance.as_deref())
-        .map_err(|error: QueryError| error.to_string())
+    if during.is_some() && (from.is_some() || to.is_some()) {
+        return Err("during is a span of its own: leave out from and to".to_owned());
+    }
+    let said = |error: QueryError| error.to_string();
+    let by = by.as_deref().or(during.as_deref());
+    let mut query = Query::parse(from.as_deref(), to.as_deref(), by, None).map_err(said)?;
+    if let Some(during) = during {
+        let length = By::parse(&during)
+            .map_err(|_| format!("during is \"{during}\": it is minute, hour, day or month"))?;
+        query.span = Span::current(length, now);
+    }
+    let parse = |text: &str| Query::parse(None, None, None, Some(text)).map_err(said);
+    let each = instance.iter().flat_map(|names| names.split(',')).map(parse);
+    let each: Vec<Query> = each.collect::<Result<_, _>>()?;
+    let mut instances: Vec<InstanceId> = each.into_iter().filter_map(|one| one.instance).collect();
+    if instances.len() == 1 {
+        query.instance = instances.pop();
+    }
+    Ok(Asked { query, instances })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
+
+    const NOW: UnixMillis = UnixMillis(1_795_413_630_000); // 2026-11-23T06:00:30Z
 
     fn refused(query: &str) -> String {
-        parse(query).map(|_| ()).unwrap_err()
+        parse(query, NOW).map(|_| ()).unwrap_err()
+    }
+
+    fn asked(query: &str) -> Asked {
+        parse(query, NOW).unwrap()
     }
 
     #[test]
     fn a_query_that_is_none_is_told_why() {
-        assert!(parse("").is_ok());
-        assert!(parse("from=2026-11-01&to=2026-12-01&by=hour&instance=post-cn-a").is_ok());
-        assert!(parse("from=2026-11-01T08%3A00%3A00%2B08%3A00").is_ok());
+        asked("");
+        asked("from=2026-11-01&to=2026-12-01&by=hour&instance=post-cn-a");
+        asked("from=2026-11-01T08%3A00%3A00%2B08%3A00");
         assert!(refused("until=2026-11-01").starts_with("until: there are from, to"));
         assert_eq!(refused("by=day&by=hour"), "by is given twice");
         assert!(refused("from=yesterday").contains("from is \"yesterday\""));
+        assert!(refused("during=day&to=2026-12-01").starts_with("during is a span of its own"));
+        assert!(refused("during=week&by=day").starts_with("during is \"week\": it is minute"));
+        assert!(refused("instance=post-cn-a,a/b").contains("\"a/b\""));
+    }
+
+    #[test]
+    fn what_is_under_way_comes_as_one_row_an_instance_unless_rows_are_asked_for() {
+        let month = asked("during=month").query;
+        assert_eq!((month.by, month.span), (By::Month, Span::current(By::Month, NOW)));
+        let days = asked("during=month&by=day").query;
+        assert_eq!((days.by, days.span), (By::Day, Span::current(By::Month, NOW)));
+    }
+
+    #[test]
+    fn several_instances_are_asked_for_with_commas() {
+        let one = asked("instance=post-cn-a");
+        assert_eq!(one.query.instance, InstanceId::parse("post-cn-a").ok());
+        assert_eq!(one.instances, []);
+        let two = asked("instance=post-cn-a,post-cn-b");
+        assert_eq!(two.query.instance, None);
+        let names: Vec<_> = two.instances.iter().map(InstanceId::as_str).collect();
+        assert_eq!(names, ["post-cn-a", "post-cn-b"]);
     }
 
     #[tokio::test]
     async fn a_ledger_that_cannot_be_read_is_a_500_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let desk = Desk::new(Reader::new(folder.path()));
+        let desk = Desk::new(Reader::new(folder.path()), Arc::new(ManualClock::at(NOW)));
         let response = desk.answer(None).await;
         assert_eq!(response.status(), 500);
         assert_eq!(desk.answer(Some("by=week")).await.status(), 400);
-        let _both = desk.places.clone().try_acquire_many_owned(2).unwrap();
+        let busy = desk.places.clone().try_acquire_many_owned(2).unwrap();
+        let mut waiting = std::pin::pin!(desk.answer(None));
+        assert!(futures_util::poll!(&mut waiting).is_pending(), "it waits for its turn");
+        let all = u32::try_from(QUERIES_WAITING_MAX).unwrap() - 1;
+        let _all = desk.line.clone().try_acquire_many_owned(all).unwrap();
         assert_eq!(desk.answer(None).await.status(), 503);
+        drop(busy);
+        assert_eq!(waiting.await.status(), 500);
     }
 }

@@ -90,7 +90,7 @@ pub async fn start(
     let readiness = Arc::new(Readiness::new(meters.process.ready.clone()));
     let (ops_listener, ops_address) = bind("ops.listen", config.ops_listen).await?;
     let usage = Reader::new(&config.data_dir);
-    let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone(), usage);
+    let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone(), usage, Arc::clone(&clock));
     let ops = tokio::spawn(ops.serve(ops_listener));
     let lock = DirectoryLock::acquire(&config.data_dir)?;
     let reserve = Reserve::open(&config.data_dir);
