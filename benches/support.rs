@@ -38,6 +38,7 @@ pub(crate) fn admission() -> Admission {
             rate: Rate { qps: tokens, burst: tokens },
             payload: PayloadCoding::Base64,
         }],
+        replicas: NonZeroU32::MIN,
         nonces_max: usize::MAX,
         host_aliases: vec![],
     };

@@ -11,7 +11,16 @@ use crate::clock::Clock;
 /// Highest rate and largest burst a bucket may be given; a token then stands for 1 us.
 pub const TOKENS_MAX: u32 = 1_000_000;
 
+/// Most weirs that share a limit.
+pub const REPLICAS_MAX: u32 = 1_000;
+
 /// How many calls an instance may make.
+///
+/// Of `n` replicas that share the limit each admits `qps / n` calls a second and holds `burst / n`
+/// tokens, at least one. Together they never admit more than `qps` a second and `max(burst, n)` at
+/// once. They admit less where the balancer is uneven, for none takes over what another leaves: a
+/// replica that gets the part `p` of a load admits the smaller of `p * load` and `qps / n`; with
+/// one of them down, `(n - 1) / n` of the limit is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Tokens that come back in a second, 1 to [`TOKENS_MAX`]. Default 1,000 (ApsaraMQ for MQTT,
@@ -24,8 +33,10 @@ pub struct Rate {
 /// What is left of an instance's quota, as an answer's `RateLimit` headers state it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Calls a second.
+    /// Calls in each window.
     pub limit: u32,
+    /// The window in seconds; 1, unless a share of a small limit is less than a call a second.
+    pub window_s: u32,
     /// Calls that would be admitted at once.
     pub remaining: u32,
     /// When the bucket is full again.
@@ -37,17 +48,30 @@ pub(super) struct Bucket {
     limiter: RateLimiter<NotKeyed, Shared, Elapsed, NoOpMiddleware<Duration>>,
     state: Shared,
     clock: Elapsed,
-    rate: Rate,
+    token_nanos: u64,
+    burst: NonZeroU32,
+    /// As an answer states the rate: calls in a window of seconds.
+    stated: (u32, u32),
 }
 
 impl Bucket {
-    pub(super) fn new(rate: Rate, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(rate: Rate, replicas: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
         let epoch = clock.now();
         let clock = Elapsed { clock, epoch };
         let state = Shared(Arc::default());
-        let quota = governor::Quota::per_second(rate.qps).allow_burst(rate.burst);
+        let burst = NonZeroU32::new(rate.burst.get() / replicas).unwrap_or(NonZeroU32::MIN);
+        let second = 1_000_000_000 * u64::from(replicas.get());
+        // Rounded up: all shares together never exceed the limit.
+        let token_nanos = second.div_ceil(u64::from(rate.qps.get()));
+        let quota = governor::Quota::with_period(Duration::from_nanos(token_nanos))
+            .unwrap_or(governor::Quota::per_second(rate.qps))
+            .allow_burst(burst);
         let limiter = RateLimiter::new(quota, state.clone(), clock.clone());
-        Self { limiter, state, clock, rate }
+        let stated = match rate.qps.get() / replicas {
+            0 => (1, replicas.get().div_ceil(rate.qps.get())),
+            whole => (whole, 1),
+        };
+        Self { limiter, state, clock, token_nanos, burst, stated }
     }
 
     /// Takes one token, or says when there will be one.
@@ -65,12 +89,12 @@ impl Bucket {
         let full_at = peeked.err().unwrap_or_default();
         let now: Nanos = clock::Clock::now(&self.clock).into();
         let owed = full_at.saturating_sub(now.as_u64());
-        let token = 1_000_000_000 / u64::from(self.rate.qps.get());
-        let capacity = token * u64::from(self.rate.burst.get());
-        let remaining = capacity.saturating_sub(owed) / token;
+        let capacity = self.token_nanos * u64::from(self.burst.get());
+        let remaining = capacity.saturating_sub(owed) / self.token_nanos;
         Quota {
-            limit: self.rate.qps.get(),
-            remaining: u32::try_from(remaining).unwrap_or(self.rate.burst.get()),
+            limit: self.stated.0,
+            window_s: self.stated.1,
+            remaining: u32::try_from(remaining).unwrap_or(self.burst.get()),
             reset: Duration::from_nanos(owed),
         }
     }
@@ -110,12 +134,18 @@ impl clock::Clock for Elapsed {
 mod tests {
     use super::*;
     use crate::clock::{ManualClock, UnixMillis};
+    use proptest::prelude::*;
 
     fn bucket(qps: u32, burst: u32) -> (Bucket, ManualClock) {
+        share(qps, burst, 1)
+    }
+
+    fn share(qps: u32, burst: u32, replicas: u32) -> (Bucket, ManualClock) {
         let clock = ManualClock::at(UnixMillis(0));
         let rate =
             Rate { qps: NonZeroU32::new(qps).unwrap(), burst: NonZeroU32::new(burst).unwrap() };
-        (Bucket::new(rate, Arc::new(clock.clone())), clock)
+        let replicas = NonZeroU32::new(replicas).unwrap();
+        (Bucket::new(rate, replicas, Arc::new(clock.clone())), clock)
     }
 
     fn taken(bucket: &Bucket) -> u32 {
@@ -130,6 +160,47 @@ mod tests {
         assert_eq!(taken(&bucket), 37);
         clock.advance(Duration::from_secs(60));
         assert_eq!(taken(&bucket), 100, "idle time never saves up more than the burst");
+    }
+
+    #[test]
+    fn a_share_is_a_part_of_rate_and_burst_and_says_so() {
+        let (third, clock) = share(1_000, 100, 3);
+        assert_eq!((third.quota().limit, third.quota().window_s), (333, 1));
+        assert_eq!(taken(&third), 33);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(taken(&third), 33);
+        let mut admitted = 0;
+        for _ in 0..3_000 {
+            clock.advance(Duration::from_millis(1));
+            admitted += taken(&third);
+        }
+        assert_eq!(admitted, 1_000, "a third of 3,000");
+    }
+
+    #[test]
+    fn a_share_of_less_than_a_call_a_second_is_a_call_in_more_seconds() {
+        let (tenth, clock) = share(1, 1, 10);
+        assert_eq!((tenth.quota().limit, tenth.quota().window_s), (1, 10));
+        assert_eq!(taken(&tenth), 1);
+        assert_eq!(tenth.take().unwrap_err(), Duration::from_secs(10));
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(taken(&tenth), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn all_shares_together_never_exceed_the_limit(
+            qps in 1..=TOKENS_MAX, burst in 1..=1_000_u32, replicas in 1..=REPLICAS_MAX
+        ) {
+            let (share, _) = share(qps, burst, replicas);
+            let a_second = u128::from(replicas) * 1_000_000_000 / u128::from(share.token_nanos);
+            prop_assert!(a_second <= u128::from(qps));
+            prop_assert!(share.burst.get() * replicas <= burst.max(replicas));
+            let (stated, window) = share.stated;
+            let exact = u64::from(window) * 1_000_000_000;
+            let as_stated = u64::from(stated) * share.token_nanos;
+            prop_assert!(as_stated <= exact + u64::from(stated), "no more is stated than given");
+        }
     }
 
     #[test]
@@ -154,7 +225,7 @@ mod tests {
         clock.advance(Duration::from_millis(10));
         assert_eq!(
             bucket.quota(),
-            Quota { limit: 1_000, remaining: 10, reset: Duration::from_millis(90) }
+            Quota { limit: 1_000, window_s: 1, remaining: 10, reset: Duration::from_millis(90) }
         );
         assert_eq!(taken(&bucket), 10);
     }

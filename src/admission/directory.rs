@@ -1,5 +1,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use prometheus::IntCounter;
@@ -93,6 +94,7 @@ impl Directory {
     pub(super) fn new(
         keys: &[AccessKeyConfig],
         instances: Vec<InstanceConfig>,
+        replicas: NonZeroU32,
         nonces_max: usize,
         fingerprints: &FingerprintKey,
         clock: &Arc<dyn Clock>,
@@ -109,14 +111,15 @@ impl Directory {
         };
         let instance = |config: InstanceConfig| {
             let name = config.id.as_str().to_owned();
-            metrics.quota(&config.id, config.rate.qps.get());
+            let share = f64::from(config.rate.qps.get()) / f64::from(replicas.get());
+            metrics.quota(&config.id, share);
             let instance = Instance {
                 throttled: metrics.throttled(&config.id),
                 id: config.id,
                 account: config.account,
                 topics: config.topics.into_iter().collect(),
                 payload: config.payload,
-                bucket: Bucket::new(config.rate, Arc::clone(clock)),
+                bucket: Bucket::new(config.rate, replicas, Arc::clone(clock)),
             };
             (name, Arc::new(instance))
         };

@@ -17,11 +17,12 @@ mod replay;
 mod signature;
 mod timestamp;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use admitted::{Admitted, NonceMark};
-pub use bucket::{Quota, Rate, TOKENS_MAX};
+pub use bucket::{Quota, REPLICAS_MAX, Rate, TOKENS_MAX};
 pub use call::{PARAMETERS_MAX, Parameter, Parameters, ParametersError, Scheme, SendMessage, Verb};
 pub use directory::{AccessKeyConfig, InstanceConfig, PayloadCoding};
 pub use identify::{ACTION, VERSION};
@@ -46,6 +47,9 @@ pub struct Config {
     pub access_keys: Vec<AccessKeyConfig>,
     /// The instances of all accounts.
     pub instances: Vec<InstanceConfig>,
+    /// How many weirs share each instance's limit, 1 to [`REPLICAS_MAX`]; this one admits its share
+    /// ([`Rate`]). Default 1.
+    pub replicas: NonZeroU32,
     /// Nonces remembered for an access key, at most. Default [`NONCES_MAX`].
     pub nonces_max: usize,
     /// Names a proxy may have replaced in `Host`; a V3 signature over one of them is good too.
@@ -102,6 +106,13 @@ impl Examined {
     }
 }
 
+impl Instance {
+    fn refused(&self, refusal: Refusal) -> Refused {
+        let (instance, quota) = (Some(self.id.clone()), Some(self.bucket.quota()));
+        Refused { refusal, instance, quota }
+    }
+}
+
 impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Instance({})", self.id)
@@ -115,6 +126,7 @@ impl Admission {
         let directory = Directory::new(
             &config.access_keys,
             config.instances,
+            config.replicas,
             config.nonces_max,
             &sources.fingerprints,
             &sources.clock,
@@ -144,8 +156,7 @@ impl Admission {
             let topic = identify::topic(call, instance)?;
             Ok((topic, identify::payload(call, instance.payload)?))
         };
-        let (topic, payload) =
-            parse().map_err(|refusal| Refused { refusal, quota: Some(instance.bucket.quota()) })?;
+        let (topic, payload) = parse().map_err(|refusal| instance.refused(refusal))?;
         Ok(Examined { key: Arc::clone(key), instance: Arc::clone(instance), nonce, topic, payload })
     }
 
@@ -156,7 +167,7 @@ impl Admission {
     /// is empty; then nothing was taken.
     pub fn charge(&self, examined: Examined) -> Result<(Admitted, Quota), Refused> {
         let Examined { key, instance, nonce, topic, payload } = examined;
-        let refused = |refusal| Refused { refusal, quota: Some(instance.bucket.quota()) };
+        let refused = |refusal| instance.refused(refusal);
         let now = self.clock.unix();
         key.nonces.claim(nonce.fingerprint, nonce.expires_at, now).map_err(|unclaimed| {
             refused(match unclaimed {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::clock::UnixMillis;
-use crate::message::{PayloadTooLarge, TopicError};
+use crate::message::{InstanceId, PayloadTooLarge, TopicError};
 
 use super::bucket::Quota;
 
@@ -112,17 +112,19 @@ pub enum ServerText {
     BodyHash(String),
 }
 
-/// A refusal, with the quota of the instance once it is known to be the caller's.
+/// A refusal, with the instance and its quota once it is known to be the caller's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// Why.
     pub refusal: Refusal,
+    /// The instance.
+    pub instance: Option<InstanceId>,
     /// The instance's quota, for the answer's `RateLimit` headers.
     pub quota: Option<Quota>,
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, quota: None }
+        Self { refusal, instance: None, quota: None }
     }
 }

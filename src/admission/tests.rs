@@ -39,6 +39,7 @@ fn gate(burst: u32, nonces_max: usize) -> Gate {
             account: "1".into(),
         }],
         instances,
+        replicas: NonZeroU32::MIN,
         nonces_max,
         host_aliases: vec![],
     };

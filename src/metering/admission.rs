@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
 use super::{MeteringError, Registry, opts};
 use crate::message::InstanceId;
@@ -9,7 +9,7 @@ use crate::message::InstanceId;
 #[derive(Clone, Debug)]
 pub struct AdmissionMetrics {
     throttled: HashMap<InstanceId, IntCounter>,
-    quota: HashMap<InstanceId, IntGauge>,
+    quota: HashMap<InstanceId, Gauge>,
     /// Nonces remembered, of all access keys.
     pub nonces: IntGauge,
 }
@@ -24,7 +24,7 @@ impl AdmissionMetrics {
             opts("weir_throttled_total", "Calls refused by the instance's token bucket."),
             &["instance_id"],
         ))?;
-        let quota = registry.add(IntGaugeVec::new(
+        let quota = registry.add(GaugeVec::new(
             opts(
                 "weir_quota_messages_per_second",
                 "Messages a second the instance's token bucket of this process refills.",
@@ -48,9 +48,9 @@ impl AdmissionMetrics {
     }
 
     /// Shows the rate of an instance's bucket.
-    pub fn quota(&self, instance: &InstanceId, messages_per_second: u32) {
+    pub fn quota(&self, instance: &InstanceId, messages_per_second: f64) {
         if let Some(quota) = self.quota.get(instance) {
-            quota.set(messages_per_second.into());
+            quota.set(messages_per_second);
         }
     }
 

@@ -318,7 +318,11 @@ fn answer(status: StatusCode, asked: &Asked<'_>, body: Vec<u8>) -> Answer {
     headers.insert(REQUEST_ID, asked.request_id.to_header());
     if let Some(quota) = asked.quota {
         let seconds = quota.reset.as_millis().div_ceil(1_000);
-        insert(headers, RATE_LIMIT_POLICY, format!("\"instance\";q={};w=1", quota.limit));
+        insert(
+            headers,
+            RATE_LIMIT_POLICY,
+            format!("\"instance\";q={};w={}", quota.limit, quota.window_s),
+        );
         insert(headers, RATE_LIMIT, format!("\"instance\";r={};t={seconds}", quota.remaining));
     }
     answer

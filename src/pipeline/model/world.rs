@@ -366,6 +366,7 @@ impl World {
         let none = crate::admission::Config {
             access_keys: vec![],
             instances: vec![],
+            replicas: std::num::NonZeroU32::MIN,
             nonces_max: 1,
             host_aliases: vec![],
         };
