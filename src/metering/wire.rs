@@ -18,6 +18,10 @@ pub struct WireMetrics {
     pub connections: IntGauge,
     /// Panics caught at the service boundary.
     pub panics: IntCounter,
+    /// TLS handshakes of the data port that failed, or took too long.
+    pub handshakes_failed: IntCounter,
+    /// Lines of the access log that were not written.
+    pub access_lines_dropped: IntCounter,
 }
 
 impl WireMetrics {
@@ -44,6 +48,14 @@ impl WireMetrics {
             panics: registry.add(IntCounter::with_opts(opts(
                 "weir_panics_total",
                 "Panics caught at the service boundary.",
+            )))?,
+            handshakes_failed: registry.add(IntCounter::with_opts(opts(
+                "weir_tls_handshakes_failed_total",
+                "TLS handshakes of the data port that failed, or took too long.",
+            )))?,
+            access_lines_dropped: registry.add(IntCounter::with_opts(opts(
+                "weir_access_log_lines_dropped_total",
+                "Lines of the access log that were not written: its disk or reader is too slow.",
             )))?,
         })
     }

@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +13,8 @@ use tokio::sync::watch;
 
 use super::Deadlines;
 use super::crossing::Crossing;
-use super::service::Service;
+use super::entrance::{LAST_REQUEST, too_late};
+use super::service::{Caller, Service};
 use super::socket::Socket;
 
 /// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
@@ -56,47 +58,78 @@ impl Protocols {
     }
 
     /// Serves a connection until it ends, or `shutdown` turns true and its calls are answered.
-    pub(super) async fn serve<S>(&self, mut stream: S, mut shutdown: watch::Receiver<bool>)
-    where
+    pub(super) async fn serve<S>(
+        &self,
+        mut stream: S,
+        client: IpAddr,
+        mut shutdown: watch::Receiver<bool>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut opening = [0; PREFACE.len()];
         let open = open(&mut stream, &mut opening);
         let opened = tokio::select! {
             opened = tokio::time::timeout(self.deadlines.first_byte, open) => opened.ok().flatten(),
-            () = draining(&mut shutdown) => None,
+            () = too_late(&mut shutdown) => None,
         };
         let Some(bytes) = opened else { return };
         let opening = &opening[..bytes];
-        let service = Arc::clone(&self.service);
+        let caller = Caller { client, shutdown: shutdown.clone() };
         if opening == PREFACE {
             let io = TokioIo::new(Socket::http2(stream, opening, &self.deadlines));
-            let calls = Arc::new(Calls::default());
-            let counted = Arc::clone(&calls);
-            let call = service_fn(move |request| {
-                let open = Open::new(&counted);
-                let answer = Arc::clone(&service).http2(request);
-                async move {
-                    let _open = open;
-                    answer.await
-                }
-            });
-            let connection = self.http2.serve_connection(io, call);
-            let quiet = calls.quiet(self.deadlines.idle);
-            let shut_down = http2::Connection::graceful_shutdown;
-            drive(connection, shut_down, shutdown, quiet, self.deadlines.write).await;
+            self.serve_http2(io, caller, shutdown).await;
         } else {
             let crossing = Arc::new(Crossing::default());
             let socket = Socket::http1(stream, opening, Arc::clone(&crossing), &self.deadlines);
-            let call = service_fn(move |request| {
-                Arc::clone(&service).http1(request, Arc::clone(&crossing))
-            });
-            let connection = self.http1.serve_connection(TokioIo::new(socket), call);
-            let shut_down = http1::Connection::graceful_shutdown;
-            // The socket itself knows when an HTTP/1 connection has been idle for too long.
-            let quiet = std::future::pending();
-            drive(connection, shut_down, shutdown, quiet, self.deadlines.write).await;
+            self.serve_http1(TokioIo::new(socket), crossing, caller, shutdown).await;
         }
+    }
+
+    async fn serve_http2<S>(
+        &self,
+        io: TokioIo<Socket<S>>,
+        caller: Caller,
+        shutdown: watch::Receiver<bool>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let calls = Arc::new(Calls::default());
+        let counted = Arc::clone(&calls);
+        let service = Arc::clone(&self.service);
+        let call = service_fn(move |request| {
+            let open = Open::new(&counted);
+            let answer = Arc::clone(&service).http2(request, caller.client);
+            async move {
+                let _open = open;
+                answer.await
+            }
+        });
+        let connection = self.http2.serve_connection(io, call);
+        let quiet = calls.quiet(self.deadlines.idle);
+        let shut_down = http2::Connection::graceful_shutdown;
+        // GOAWAY tells the client which of its calls are served; none has to be waited for.
+        let last_call = Duration::ZERO;
+        drive(connection, shut_down, last_call, shutdown, quiet, self.deadlines.write).await;
+    }
+
+    async fn serve_http1<S>(
+        &self,
+        io: TokioIo<Socket<S>>,
+        crossing: Arc<Crossing>,
+        caller: Caller,
+        shutdown: watch::Receiver<bool>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = Arc::clone(&self.service);
+        let call = service_fn(move |request| {
+            Arc::clone(&service).http1(request, Arc::clone(&crossing), caller.clone())
+        });
+        let connection = self.http1.serve_connection(io, call);
+        let shut_down = http1::Connection::graceful_shutdown;
+        // The socket itself knows when an HTTP/1 connection has been idle for too long.
+        let quiet = std::future::pending();
+        drive(connection, shut_down, LAST_REQUEST, shutdown, quiet, self.deadlines.write).await;
     }
 }
 
@@ -163,11 +196,13 @@ impl Calls {
     }
 }
 
-/// Runs a connection; what it ends with concerns its client alone. Once it is quiet it is asked to
-/// end, and cut if it has not after `patience`.
+/// Runs a connection; what it ends with concerns its client alone. Once weir drains it is served on
+/// for `last_call`, then asked to end. Once it is quiet it is asked to end, and cut if it has not
+/// after `patience`.
 async fn drive<C, E>(
     connection: C,
     shut_down: fn(Pin<&mut C>),
+    last_call: Duration,
     mut shutdown: watch::Receiver<bool>,
     quiet: impl Future<Output = ()>,
     patience: Duration,
@@ -180,8 +215,13 @@ async fn drive<C, E>(
         biased;
         ended = connection.as_mut() => ended,
         () = draining(&mut shutdown) => {
-            shut_down(connection.as_mut());
-            connection.await
+            match tokio::time::timeout(last_call, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    shut_down(connection.as_mut());
+                    connection.await
+                }
+            }
         }
         () = quiet => {
             shut_down(connection.as_mut());

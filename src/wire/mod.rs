@@ -3,13 +3,17 @@
 //!
 //! Never: decide who may send, keep state of a caller, or say 200 for what no proof stands for.
 
+mod access;
 mod body;
 mod connection;
 mod crossing;
 mod deadline;
+mod entrance;
 mod listener;
 mod long_target;
+mod peer;
 mod problem;
+mod proxy_header;
 mod request;
 mod request_id;
 mod response;
@@ -25,14 +29,18 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use access::{AccessConfig, AccessLog, AccessWriter, Destination, FILE_BYTES_MIN};
+pub use peer::{Network, NetworkError, Proxies};
 pub use response::{CODES, ThrottleStatus};
 
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::metering::WireMetrics;
 use crate::queue::Queue;
+use crate::tls;
 
 use connection::Protocols;
+use entrance::Entrance;
 use request::BodySpace;
 use request_id::RequestIds;
 use service::Service;
@@ -63,7 +71,8 @@ pub struct Config {
 /// How long a client may take, each within [`DEADLINE_BOUNDS`].
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
-    /// From the accepted connection to its first bytes. Default 10 s.
+    /// From the accepted connection, or the end of its TLS handshake, to its first bytes; as long
+    /// for the handshake itself, and for a proxy's header. Default 10 s.
     pub first_byte: Duration,
     /// From the first byte of a head to its end, and for an HTTP/2 ping to be answered. Default
     /// 10 s.
@@ -100,11 +109,14 @@ impl Default for Config {
     }
 }
 
+/// What ALPN offers, the best first.
+pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
 /// The HTTP front-end.
 pub struct Front {
     config: Config,
-    metrics: WireMetrics,
-    protocols: Arc<Protocols>,
+    service: Service,
+    tls: Option<Arc<tls::Server>>,
 }
 
 impl Front {
@@ -122,22 +134,51 @@ impl Front {
         let service = Service {
             admission,
             queue,
-            metrics: metrics.clone(),
+            metrics,
             clock,
             request_ids: RequestIds::new(seed),
             body_deadline: config.deadlines.body,
             body_space: BodySpace::new(BODIES_BYTES_MAX),
             throttle_status: config.throttle_status,
+            access: None,
+            proxies: Arc::default(),
         };
-        let protocols = Arc::new(Protocols::new(config.deadlines, Arc::new(service)));
-        Self { config, metrics, protocols }
+        Self { config, service, tls: None }
     }
 
-    /// Serves until `shutdown` turns true or its sender is gone. Returns when every connection has
-    /// ended, or [`Config::drain`] has passed and the rest is cut.
+    /// Speaks TLS, with [`ALPN`], and nothing else.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<tls::Server>>) -> Self {
+        Self { tls, ..self }
+    }
+
+    /// Believes these proxies about whom they speak for.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: Proxies) -> Self {
+        self.service.proxies = Arc::new(proxies);
+        self
+    }
+
+    /// Writes answered calls down.
+    #[must_use]
+    pub fn with_access_log(mut self, log: Option<AccessLog>) -> Self {
+        self.service.access = log;
+        self
+    }
+
+    /// Serves until `shutdown` turns true or its sender is gone, then serves who still waits in the
+    /// kernel's backlog. Returns when every connection has ended, or [`Config::drain`] has passed
+    /// and the rest is cut.
     pub async fn serve(self, listener: TcpListener, shutdown: watch::Receiver<bool>) {
-        let Self { config, metrics, protocols } = self;
+        let Self { config, service, tls } = self;
+        let entrance = Arc::new(Entrance {
+            tls,
+            proxies: Arc::clone(&service.proxies),
+            patience: config.deadlines.first_byte,
+            metrics: service.metrics.clone(),
+            protocols: Protocols::new(config.deadlines, Arc::new(service)),
+        });
         let cap = config.connections_max;
-        listener::serve(protocols, metrics, listener, cap, config.drain, shutdown).await;
+        listener::serve(entrance, listener, cap, config.drain, shutdown).await;
     }
 }

@@ -5,7 +5,7 @@ use http::HeaderValue;
 use uuid::Uuid;
 
 /// An odd number spreads consecutive counts over all bits and loses none of them (2^64 / phi).
-const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(super) const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Makes the RequestIds of one process.
 #[derive(Debug)]

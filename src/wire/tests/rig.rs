@@ -124,6 +124,7 @@ impl Rig {
         let admission_config = crate::admission::Config {
             access_keys,
             instances,
+            replicas: NonZeroU32::MIN,
             nonces_max: options.nonces_max,
             host_aliases: options.host_aliases,
         };
