@@ -3,6 +3,7 @@
 //! Never: take a message, or wait for the stages it reports on.
 
 mod readiness;
+mod token;
 mod usage;
 
 use std::convert::Infallible;
@@ -16,14 +17,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 pub use readiness::{Readiness, State};
+pub use token::{Token, TokenError};
 
 use crate::clock::Clock;
 use crate::ledger::Reader;
 use crate::metering::{EXPOSITION_TYPE, Registry};
+use crate::tls;
 
 use usage::Desk;
 
@@ -35,6 +39,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const BEARER: header::HeaderValue = header::HeaderValue::from_static("Bearer realm=\"weir ops\"");
+
+/// What ALPN offers.
+pub const ALPN: [&[u8]; 1] = [b"http/1.1"];
 
 /// What the port shows.
 #[derive(Clone)]
@@ -42,6 +50,8 @@ pub struct Ops {
     readiness: Arc<Readiness>,
     registry: Registry,
     usage: Desk,
+    token: Option<Arc<Token>>,
+    tls: Option<Arc<tls::Server>>,
 }
 
 impl Ops {
@@ -53,7 +63,19 @@ impl Ops {
         usage: Reader,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { readiness, registry, usage: Desk::new(usage, clock) }
+        Self { readiness, registry, usage: Desk::new(usage, clock), token: None, tls: None }
+    }
+
+    /// Asks for this token, but for `/healthz` and `/readyz`: probes have none.
+    #[must_use]
+    pub fn with_token(self, token: Option<Token>) -> Self {
+        Self { token: token.map(Arc::new), ..self }
+    }
+
+    /// Speaks TLS, with [`ALPN`], and nothing else.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Arc<tls::Server>>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Serves until the task is dropped.
@@ -78,6 +100,15 @@ impl Ops {
     }
 
     async fn connection(self, stream: TcpStream) {
+        let Some(tls) = &self.tls else { return self.serve_http(stream).await };
+        match tokio::time::timeout(HEADER_TIMEOUT, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => self.serve_http(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "ops: TLS handshake failed"),
+            Err(_) => tracing::debug!("ops: TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
         let service = service_fn(move |request: Request<Incoming>| {
             let ops = self.clone();
             async move { Ok::<_, Infallible>(ops.answer(&request).await) }
@@ -93,10 +124,17 @@ impl Ops {
     }
 
     async fn answer<B: Sync>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let probe = matches!(path, "/healthz" | "/readyz");
+        if !probe && self.token.as_ref().is_some_and(|token| !token.is_shown(request.headers())) {
+            let mut refused = text(401, TEXT, "show ops.token: Authorization: Bearer …\n");
+            refused.headers_mut().insert(header::WWW_AUTHENTICATE, BEARER);
+            return refused;
+        }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return text(405, TEXT, "use GET\n");
         }
-        match request.uri().path() {
+        match path {
             "/metrics" => match self.registry.expose() {
                 Ok(metrics) => text(200, EXPOSITION_TYPE, metrics),
                 Err(error) => text(500, TEXT, format!("{error}\n")),

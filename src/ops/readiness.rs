@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use prometheus::IntGauge;
 
@@ -35,6 +35,7 @@ impl fmt::Display for State {
 pub struct Readiness {
     state: AtomicU8,
     stalled: AtomicBool,
+    looks: AtomicU64,
     gauge: IntGauge,
 }
 
@@ -43,7 +44,7 @@ impl Readiness {
     #[must_use]
     pub const fn new(gauge: IntGauge) -> Self {
         let state = AtomicU8::new(State::Recovering as u8);
-        Self { state, stalled: AtomicBool::new(false), gauge }
+        Self { state, stalled: AtomicBool::new(false), looks: AtomicU64::new(0), gauge }
     }
 
     /// The state now.
@@ -65,10 +66,17 @@ impl Readiness {
         self.show();
     }
 
-    /// Says whether a disk hangs.
+    /// Says whether a disk hangs, and that somebody looked.
     pub fn set_stalled(&self, stalled: bool) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         self.stalled.store(stalled, Ordering::Release);
         self.show();
+    }
+
+    /// How often [`Self::set_stalled`] was called: a number that stands still is a weir that hangs.
+    #[must_use]
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
     }
 
     fn show(&self) {
