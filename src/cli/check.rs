@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use crate::admission::format_timestamp;
 use crate::config::Config;
 
 use super::{Failure, demo, say};
@@ -30,6 +31,14 @@ fn summary(name: &str, config: &Config) -> String {
         config.journal.shards,
         config.admission.access_keys.len(),
     );
+    let certificates = [("http.tls", &config.ports.http_tls), ("ops.tls", &config.ports.ops_tls)];
+    for (key, tls) in certificates {
+        let Some(Ok(until)) = tls.as_ref().map(crate::tls::Config::check) else { continue };
+        text += &format!("  {key:<10} until {}\n", format_timestamp(until));
+    }
+    if config.admission.replicas.get() > 1 {
+        text += &format!("  replicas   {}, which share each limit\n", config.admission.replicas);
+    }
     for instance in &config.admission.instances {
         text += &format!(
             "  instance   {} of account {}: {}/s, burst {}, topics {}\n",

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 use toml::Value;
 
+use super::ports::Log;
 use super::tls::Tls;
 
 /// The whole file.
@@ -23,6 +24,7 @@ pub(super) struct File {
     pub(super) journal: Journal,
     pub(super) delivery: Delivery,
     pub(super) ledger: Ledger,
+    pub(super) log: Log,
     pub(super) accounts: Vec<Account>,
     pub(super) instances: Vec<Instance>,
 }
@@ -39,6 +41,7 @@ impl Default for File {
             journal: Journal::default(),
             delivery: Delivery::default(),
             ledger: Ledger::default(),
+            log: Log::default(),
             accounts: vec![],
             instances: vec![],
         }
@@ -53,6 +56,8 @@ pub(super) struct Http {
     #[serde(deserialize_with = "duration")]
     pub(super) drain_notice: Duration,
     pub(super) host_aliases: Vec<String>,
+    pub(super) trusted_proxies: Vec<String>,
+    pub(super) proxy_protocol: bool,
     pub(super) connections_max: usize,
     #[serde(deserialize_with = "duration")]
     pub(super) first_byte_timeout: Duration,
@@ -75,6 +80,8 @@ impl Default for Http {
             tls: None,
             drain_notice: Duration::from_secs(3),
             host_aliases: vec![],
+            trusted_proxies: vec![],
+            proxy_protocol: false,
             connections_max: 10_000,
             first_byte_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
@@ -90,12 +97,21 @@ impl Default for Http {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Ops {
     pub(super) listen: SocketAddr,
-    pub(super) token: Option<Value>,
+    pub(super) tls: Option<Tls>,
+    pub(super) token: Option<String>,
+    pub(super) token_env: Option<String>,
+    pub(super) token_file: Option<PathBuf>,
 }
 
 impl Default for Ops {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8081)), token: None }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            tls: None,
+            token: None,
+            token_env: None,
+            token_file: None,
+        }
     }
 }
 
@@ -106,7 +122,7 @@ pub(super) struct Limits {
     pub(super) burst: u32,
     pub(super) throttle_status: u16,
     pub(super) nonces_max: usize,
-    pub(super) replicas: Option<Value>,
+    pub(super) replicas: u32,
 }
 
 impl Default for Limits {
@@ -116,7 +132,7 @@ impl Default for Limits {
             burst: 100,
             throttle_status: 429,
             nonces_max: crate::admission::NONCES_MAX,
-            replicas: None,
+            replicas: 1,
         }
     }
 }

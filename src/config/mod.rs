@@ -3,14 +3,18 @@
 //! Never: look for a file nobody named, or take a key it does not know.
 
 mod file;
+mod ports;
 mod tenancy;
 mod tls;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::{admission, delivery, journal, ledger, queue, shard, wire};
+
+pub use ports::Ports;
 
 use file::File;
 
@@ -56,8 +60,8 @@ pub struct Config {
     /// Bytes of journal that may wait for the broker; at the cap calls are refused with
     /// SystemOverFlow. At least 64 MiB, default 16 GiB.
     pub backlog_bytes_max: u64,
-    /// The certificate of the data port; without one it speaks plain HTTP. Default none.
-    pub http_tls: Option<crate::tls::Config>,
+    /// What stands around the two HTTP ports.
+    pub ports: Ports,
     /// The HTTP front-end.
     pub wire: wire::Config,
     /// The gate.
@@ -144,12 +148,7 @@ fn check(file: File) -> Result<Config, String> {
     Ok(Config {
         http_listen: http.listen,
         ops_listen: file.ops.listen,
-        drain_notice: within(
-            "http.drain_notice",
-            http.drain_notice,
-            Duration::ZERO,
-            DRAIN_NOTICE_MAX,
-        )?,
+        drain_notice: drain_notice(http.drain_notice)?,
         retention: within(
             "delivery.retention",
             file.delivery.retention,
@@ -173,7 +172,7 @@ fn check(file: File) -> Result<Config, String> {
             file.delivery.backlog_max.as_u64(),
             BACKLOG_BYTES_MIN,
         )?,
-        http_tls: tls::check("http.tls", http.tls.as_ref())?,
+        ports: ports::check(&file)?,
         wire: wire(&file)?,
         queue: queue::Config {
             slots: between("queue.slots", file.queue.slots, 1, queue::SLOTS_MAX)?,
@@ -193,6 +192,7 @@ fn check(file: File) -> Result<Config, String> {
         admission: admission::Config {
             access_keys: tenancy.access_keys,
             instances: tenancy.instances,
+            replicas: replicas(file.limits.replicas)?,
             nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
             host_aliases: file.http.host_aliases,
         },
@@ -275,12 +275,7 @@ fn wire(file: &File) -> Result<wire::Config, String> {
 /// Keys of a later weir, named so that nobody believes that they do something.
 fn refuse_unsupported(file: &File) -> Result<(), String> {
     let users = file.accounts.iter().any(|account| account.users.is_some());
-    let later = [
-        ("ops.token", file.ops.token.is_some()),
-        ("limits.replicas", file.limits.replicas.is_some()),
-        ("delivery.mqtt", file.delivery.mqtt.is_some()),
-        ("accounts.users", users),
-    ];
+    let later = [("delivery.mqtt", file.delivery.mqtt.is_some()), ("accounts.users", users)];
     if let Some((key, _)) = later.into_iter().find(|(_, given)| *given) {
         return Err(format!("{key} is not supported yet: remove it"));
     }
@@ -289,6 +284,15 @@ fn refuse_unsupported(file: &File) -> Result<(), String> {
         "mqtt" => Err("delivery.kind \"mqtt\" is not supported yet: use \"embedded\"".into()),
         other => Err(format!("delivery.kind is \"{other}\"; it is \"embedded\"")),
     }
+}
+
+fn drain_notice(given: Duration) -> Result<Duration, String> {
+    within("http.drain_notice", given, Duration::ZERO, DRAIN_NOTICE_MAX)
+}
+
+fn replicas(given: u32) -> Result<NonZeroU32, String> {
+    let given = between("limits.replicas", given, 1, admission::REPLICAS_MAX)?;
+    Ok(NonZeroU32::new(given).unwrap_or(NonZeroU32::MIN))
 }
 
 /// Zero means one a core.

@@ -163,16 +163,16 @@ fn device(id: &InstanceId, device: &file::Device, known: &[Device]) -> Result<De
 }
 
 /// Where a secret comes from: written out, from the environment, or from a file.
-struct Source<'f> {
-    key: String,
-    name: &'static str,
-    plain: Option<&'f String>,
-    env: Option<&'f String>,
-    file: Option<&'f PathBuf>,
+pub(super) struct Source<'f> {
+    pub(super) key: String,
+    pub(super) name: &'static str,
+    pub(super) plain: Option<&'f String>,
+    pub(super) env: Option<&'f String>,
+    pub(super) file: Option<&'f PathBuf>,
 }
 
 impl Source<'_> {
-    fn read(&self) -> Result<String, String> {
+    pub(super) fn read(&self) -> Result<String, String> {
         let Self { key, name, .. } = self;
         let secret = match (self.plain, self.env, self.file) {
             (Some(text), None, None) => text.clone(),

@@ -6,7 +6,17 @@ data_dir = "somewhere"
 listen = "127.0.0.1:0"
 drain_notice = "0s"
 host_aliases = ["mqtt.example.com"]
+trusted_proxies = ["10.0.0.0/8", "fd00::7"]
+proxy_protocol = true
+[ops]
+listen = "0.0.0.0:8081"
+token = "ops-secret"
+[log]
+access = "./access.log"
+access_sample = 0.25
+access_bytes_max = "2 MiB"
 [limits]
+replicas = 3
 instance_qps = 500
 burst = 50
 throttle_status = 400
@@ -60,6 +70,14 @@ fn every_key_reaches_its_stage() {
     assert_eq!((config.queue.slots, config.queue.shards), (16, 3));
     assert_eq!((config.shard.batch_max, config.shard.batch_bytes_max), (7, 1 << 20));
     assert_eq!((config.journal.shards, config.journal.segment_bytes), (3, 8 << 20));
+    assert_eq!(config.admission.replicas.get(), 3);
+    let ports = &config.ports;
+    assert!(ports.proxies.protocol && ports.proxies.trusted.len() == 2);
+    let token = ports.ops_token.as_ref().unwrap();
+    assert_eq!(token.authorization(), "Bearer ops-secret");
+    let access = ports.access.as_ref().unwrap();
+    assert_eq!(access.to, wire::Destination::File("./access.log".into()));
+    assert_eq!((access.sample, access.file_bytes_max), (0.25, 2 << 20));
     let instance = &config.admission.instances[0];
     assert_eq!((instance.rate.qps.get(), instance.rate.burst.get()), (10, 50));
     assert_eq!(instance.payload, admission::PayloadCoding::Verbatim);
@@ -88,7 +106,7 @@ fn a_bad_key_is_refused_by_name_with_the_fix() {
         ("secret = \"s\"", "", "give one of secret, secret_env and secret_file"),
         ("slots = 16", "slot = 16", "unknown field `slot`"),
         ("\"somewhere\"", "\"\"", "data_dir is empty"),
-        ("127.0.0.1:0", "127.0.0.1:8081", "http.listen and ops.listen are both 127.0.0.1:8081"),
+        ("127.0.0.1:0", "0.0.0.0:8081", "http.listen and ops.listen are both 0.0.0.0:8081"),
     ];
     for (good, bad, said) in cases {
         assert!(GOOD.contains(good), "{good}");
@@ -103,10 +121,44 @@ fn a_syntax_error_names_its_line() {
 }
 
 #[test]
+fn what_stands_around_the_ports_is_refused_by_name_with_the_fix() {
+    let cases = [
+        ("token = \"ops-secret\"", "", "ops.token is missing, and ops.listen 0.0.0.0:8081"),
+        ("token = \"ops-secret\"", "token = \"a b\"", "ops.token: a token is visible ASCII"),
+        ("token = \"ops-secret\"", "token_env = \"NOT_SET_1\"", "ops: token_env NOT_SET_1"),
+        ("\"ops-secret\"", "\"t\"\ntoken_env = \"X\"", "give one of token, token_env"),
+        ("replicas = 3", "replicas = 0", "limits.replicas is 0; it is 1 to 1000"),
+        ("fd00::7", "proxy.local", "http.trusted_proxies \"proxy.local\": it is no address"),
+        ("trusted_proxies = [\"10.0.0.0/8\", \"fd00::7\"]", "", "http.proxy_protocol needs"),
+        ("\"./access.log\"", "\"access.log\"", "log.access is \"access.log\"; it is \"off\""),
+        ("\"./access.log\"", "\"/nowhere/x.log\"", "there is no folder /nowhere: make it"),
+        ("\"./access.log\"", "\"off\"", "log.access is off, so its other keys"),
+        ("\"./access.log\"", "\"stdout\"", "log.access_bytes_max is for a file"),
+        ("= 0.25", "= 1.5", "log.access_sample is 1.5; it is 0 to 1"),
+        ("\"2 MiB\"", "\"2 KiB\"", "log.access_bytes_max is 2048"),
+        ("proxy_protocol = true", "tls = { cert = \"c\" }", "missing field `key`"),
+        (
+            "proxy_protocol = true",
+            "tls = { cert = \"/no/c.pem\", key = \"k\" }",
+            "http.tls.cert /no/c.pem: No such file",
+        ),
+        (
+            "proxy_protocol = true",
+            "tls = { cert = \"c\", key = \"k\", client_cert = \"optional\" }",
+            "http.tls.client_cert needs http.tls.client_ca",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        let text = GOOD.replacen(from, to, 1);
+        assert_ne!(text, GOOD, "{from}");
+        let error = refused(&text);
+        assert!(error.contains(expected), "{error}\nhas not: {expected}");
+    }
+}
+
+#[test]
 fn what_is_not_supported_yet_is_refused_and_not_ignored() {
     let cases = [
-        ("[limits]", "[ops]\ntoken = \"t\"\n[limits]", "ops.token"),
-        ("[limits]", "[limits]\nreplicas = 2", "limits.replicas"),
         ("[delivery]", "[delivery.mqtt]\nurl = \"mqtt://x\"\n[delivery]", "delivery.mqtt"),
         ("[delivery]", "[delivery]\nkind = \"mqtt\"", "delivery.kind"),
         ("[[instances]]", "[[accounts.users]]\nname = \"u\"\n[[instances]]", "accounts.users"),
@@ -120,6 +172,7 @@ fn what_is_not_supported_yet_is_refused_and_not_ignored() {
 #[test]
 fn no_secret_shows_in_the_debug_form() {
     let text = GOOD.replace("\"s\"", "\"hush-hush\"").replace("\"p\"", "\"hush-hush\"");
+    let text = text.replace("ops-secret", "hush-hush");
     let config = Config::parse("weir.toml", &text).unwrap();
     assert!(!format!("{config:?}").contains("hush-hush"));
 }

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -19,17 +17,18 @@ use crate::delivery::{Courier, Cursors, DEAD_LETTERS, DeadLetters, Post, Progres
 use crate::journal::{
     DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
 };
-use crate::ledger::{self, Clerk, FollowError, Ledger, Reader};
+use crate::ledger::{self, Clerk, FollowError, Ledger};
 use crate::message::InstanceId;
 use crate::metering::{
     AdmissionMetrics, Billing, DeliveryMetrics, DeviceMetrics, JournalMetrics, LedgerMetrics,
     MeteringError, ProcessMetrics, QueueMetrics, Registry, TlsMetrics, WireMetrics,
 };
-use crate::ops::{Ops, Readiness, State};
+use crate::ops::{Readiness, State};
 use crate::queue::{Intake, Queue};
 use crate::shard::Shard;
 use crate::wire::{self, Front};
 
+use super::ports::Ports;
 use super::recovery::{self, Recovery, Report};
 use super::reserve::Reserve;
 use super::upkeep::{OldLetters, Saver, Upkeep, Watch};
@@ -55,12 +54,15 @@ impl Meters {
         let registry = Registry::new();
         let instances: Vec<InstanceId> =
             config.admission.instances.iter().map(|instance| instance.id.clone()).collect();
+        let delivery = DeliveryMetrics::new(&registry)?;
+        let backlog_bytes_max = i64::try_from(config.backlog_bytes_max).unwrap_or(i64::MAX);
+        delivery.backlog_bytes_max.set(backlog_bytes_max);
         Ok(Self {
             wire: WireMetrics::new(&registry, &wire::CODES)?,
             admission: AdmissionMetrics::new(&registry, &instances)?,
             queue: QueueMetrics::new(&registry, config.queue.shards)?,
             journal: JournalMetrics::new(&registry)?,
-            delivery: DeliveryMetrics::new(&registry)?,
+            delivery,
             devices: DeviceMetrics::new(&registry, &instances)?,
             billing: Billing::new(&registry, &instances)?,
             ledger: LedgerMetrics::new(&registry, &instances)?,
@@ -85,13 +87,9 @@ pub async fn start(
     report: Arc<dyn Report>,
 ) -> Result<Running, StartError> {
     let meters = Meters::new(&config)?;
-    let backlog_bytes_max = i64::try_from(config.backlog_bytes_max).unwrap_or(i64::MAX);
-    meters.delivery.backlog_bytes_max.set(backlog_bytes_max);
     let readiness = Arc::new(Readiness::new(meters.process.ready.clone()));
-    let (ops_listener, ops_address) = bind("ops.listen", config.ops_listen).await?;
-    let usage = Reader::new(&config.data_dir);
-    let ops = Ops::new(Arc::clone(&readiness), meters.registry.clone(), usage, Arc::clone(&clock));
-    let ops = tokio::spawn(ops.serve(ops_listener));
+    let mut ports = Ports::open(&config, &meters.tls, &meters.wire, &clock)?;
+    let ops = ports.serve_ops(&config, &readiness, &meters.registry, &clock).await?;
     let lock = DirectoryLock::acquire(&config.data_dir)?;
     let reserve = Reserve::open(&config.data_dir);
     let admission = admission(&config, &clock, &meters)?;
@@ -127,25 +125,26 @@ pub async fn start(
         stalled: BTreeSet::new(),
         poison,
     };
+    let certificates = ports.keep_fresh(&clock);
     let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
-    let (listener, http) = bind("http.listen", config.http_listen).await?;
-    let (stop_front, stopped) = watch::channel(false);
-    let front = tokio::spawn(front.serve(listener, stopped));
+    let front = ports.serve_front(&config, front).await?;
     readiness.advance(State::Ready);
     let devices = delivery.broker.local_addr();
     Ok(Running {
-        addresses: Addresses { http, devices, ops: ops_address },
+        addresses: Addresses { http: front.address, devices, ops: ops.address },
         readiness,
         drain_notice: config.drain_notice,
-        stop_front,
-        front,
+        stop_front: front.stop,
+        front: front.task,
         queue,
         shards,
         couriers: delivery.couriers,
         clerk,
         upkeep: Upkeep { watch, saver },
         broker: delivery.broker,
-        ops,
+        ops: ops.task,
+        certificates,
+        access: ports.writer,
         poisoned,
         _journal: opened.journal,
         _lock: lock,
@@ -205,16 +204,6 @@ fn admission(
     };
     let known: admission::Config = config.admission.clone();
     Ok(Arc::new(Admission::new(known, sources, &meters.admission)))
-}
-
-async fn bind(
-    key: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Bind { key, address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
 }
 
 /// The broker, and the couriers on their way to it.

@@ -5,6 +5,7 @@
 mod build;
 #[cfg(test)]
 mod model;
+mod ports;
 mod recovery;
 mod reserve;
 mod upkeep;
@@ -22,11 +23,13 @@ use crate::delivery::{CursorsError, embedded};
 use crate::journal::{DirectoryLock, Journal, JournalError, LockError};
 use crate::ledger::{ClerkHandle, FollowError, LedgerError};
 use crate::metering::MeteringError;
-use crate::ops::{Readiness, State};
 use crate::queue::Queue;
+use crate::tls::TlsError;
+use crate::wire::AccessWriter;
 
 use upkeep::Upkeep;
 
+pub use crate::ops::{Readiness, State};
 pub use build::start;
 pub use recovery::Report;
 
@@ -35,6 +38,8 @@ pub use recovery::Report;
 const DELIVERY_GRACE: Duration = Duration::from_secs(10);
 /// How long a drain waits for connected devices to acknowledge.
 const DEVICE_GRACE: Duration = Duration::from_secs(2);
+/// How long a drain waits for the access log to be written.
+const LOG_GRACE: Duration = Duration::from_secs(2);
 
 /// Why weir did not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,14 @@ pub enum StartError {
         /// The operating system's words.
         #[source]
         source: io::Error,
+    },
+    /// A certificate was good when the configuration was checked, and is not now.
+    #[error("{listener}.tls.{source}")]
+    Tls {
+        /// The listener's configuration table.
+        listener: &'static str,
+        /// The file, and what is wrong with it.
+        source: TlsError,
     },
     /// The data directory is in use, or cannot be.
     #[error(transparent)]
@@ -111,6 +124,8 @@ pub struct Running {
     upkeep: Upkeep,
     broker: Arc<EmbeddedBroker>,
     ops: JoinHandle<()>,
+    certificates: JoinHandle<()>,
+    access: Option<AccessWriter>,
     poisoned: watch::Receiver<bool>,
     // Dropped last, in this order: segments are made until the writers are gone.
     _journal: Journal,
@@ -138,6 +153,12 @@ pub enum Ended {
 }
 
 impl Running {
+    /// What `/readyz` says, now and later.
+    #[must_use]
+    pub fn readiness(&self) -> Arc<Readiness> {
+        Arc::clone(&self.readiness)
+    }
+
     /// Serves until it is asked to stop or a journal is poisoned, then drains in flow order.
     pub async fn until(mut self, mut stop: watch::Receiver<Stop>) -> Ended {
         let upkeep = self.upkeep.start();
@@ -179,6 +200,10 @@ impl Running {
         }
         self.broker.shutdown(DEVICE_GRACE).await;
         let poisoned = upkeep.finish().await;
+        if let Some(access) = self.access {
+            access.finish(LOG_GRACE).await;
+        }
+        self.certificates.abort();
         self.ops.abort();
         tracing::info!(poisoned = was_poisoned || poisoned, "stopped");
         if was_poisoned || poisoned { Ended::Poisoned } else { Ended::Drained }
