@@ -1,5 +1,6 @@
 //! One connection to an endpoint, and calls signed as the SDKs sign them (V3).
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,13 +8,17 @@ use http::{HeaderMap, HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::admission::{
     ACTION, Algorithm, Parameter, Parameters, SendMessage, VERSION, Verb, format_timestamp, sign_v3,
 };
 use crate::clock::{Clock, SystemClock};
+use crate::tls::{self, Identity};
 
 /// How long an endpoint may take to accept a connection, or to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,46 +43,81 @@ pub(super) struct Answer {
     pub(super) request_id: Option<String>,
 }
 
-/// An endpoint, `http://host[:port]`.
+/// An endpoint, `http://host[:port]` or `https://host[:port]`.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     host: String,
     address: String,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
 impl Endpoint {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    /// Whom to trust and what to show matters to https only.
+    pub(super) fn parse(
+        text: &str,
+        ca_file: Option<&Path>,
+        identity: Option<Identity<'_>>,
+    ) -> Result<Self, String> {
         let uri: http::Uri = text.parse().map_err(|error| format!("{text}: {error}"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(format!("{text}: an endpoint is http://host[:port]"));
-        }
+        let encrypted = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(format!("{text}: an endpoint is http:// or https://host[:port]")),
+        };
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(format!("{text}: an endpoint has no path"));
         }
         let authority = uri.authority().ok_or_else(|| format!("{text}: names no host"))?;
-        let port = authority.port_u16().unwrap_or(80);
+        let port = authority.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
         let address = format!("{}:{port}", authority.host());
-        Ok(Self { host: authority.as_str().to_owned(), address })
+        let tls = if encrypted {
+            let config = tls::client(ca_file, identity).map_err(|error| error.to_string())?;
+            let name = authority.host().trim_matches(['[', ']']).to_owned();
+            let name = ServerName::try_from(name).map_err(|error| format!("{text}: {error}"))?;
+            Some((TlsConnector::from(config), name))
+        } else {
+            None
+        };
+        Ok(Self { host: authority.as_str().to_owned(), address, tls })
     }
 
     pub(super) async fn connect(&self) -> Result<Connection, String> {
-        let failed = |error: String| format!("{}: {error}", self.address);
-        let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(&self.address)).await;
-        let stream = connecting
-            .map_err(|_| failed(format!("no connection within {PATIENCE:?}")))?
-            .map_err(|error| failed(error.to_string()))?;
-        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
-        let (sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
-        // Ends with the connection; its error reaches the caller through the sender.
-        tokio::spawn(connection);
+        let connecting = tokio::time::timeout(PATIENCE, self.open()).await;
+        let late = |_| format!("{}: no connection within {PATIENCE:?}", self.address);
+        let sender = connecting.map_err(late)?;
+        let sender = sender.map_err(|error| format!("{}: {error}", self.address))?;
         Ok(Connection { sender, host: self.host.clone() })
     }
+
+    async fn open(&self) -> Result<Sender, String> {
+        let stream = TcpStream::connect(&self.address).await.map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        match &self.tls {
+            None => speak_http(stream).await,
+            Some((connector, name)) => {
+                let shaken = connector.connect(name.clone(), stream).await;
+                speak_http(shaken.map_err(|error| error.to_string())?).await
+            }
+        }
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+async fn speak_http<S>(stream: S) -> Result<Sender, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    // Ends with the connection; its error reaches the caller through the sender.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// A connection kept open from call to call.
 pub(super) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: Sender,
     host: String,
 }
 

@@ -8,6 +8,7 @@ mod demo;
 mod files;
 mod journal;
 mod logging;
+mod notify;
 mod progress;
 mod send;
 mod serve;
@@ -22,6 +23,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
 use crate::ledger::ReadError;
+use crate::tls;
 
 /// Version and commit, as `--version` and `weir_build_info` show them.
 pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("WEIR_COMMIT"), ")");
@@ -45,6 +47,8 @@ Exit codes:
 Environment:
   ALIBABA_CLOUD_ACCESS_KEY_ID, ALIBABA_CLOUD_ACCESS_KEY_SECRET   who `weir send` signs as
   WEIR_ENDPOINT                                                  where `weir send` sends to
+  SSL_CERT_FILE                                                  whom `weir send` trusts
+  NOTIFY_SOCKET, WATCHDOG_USEC                                   set by systemd for `serve`
   RUST_LOG                                                       what is logged: weir=debug";
 
 #[derive(Parser)]
@@ -95,6 +99,7 @@ impl Failure {
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
+    tls::install_provider();
     let config = arguments.config.as_deref();
     let result = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config),

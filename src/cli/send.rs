@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::admission::Algorithm;
 use crate::clock::{Clock, SystemClock};
+use crate::tls::Identity;
 
 use super::client::{Answer, Connection, Endpoint, Signer};
 use super::{Failure, client, demo, progress, say};
@@ -30,9 +31,18 @@ pub(super) struct Arguments {
     /// Read the payload from this file, any bytes up to 64 KiB
     #[arg(long, value_name = "FILE", conflicts_with = "payload")]
     file: Option<PathBuf>,
-    /// Where to send to, as http://host[:port]
+    /// Where to send to, as http://host[:port] or https://host[:port]
     #[arg(long, env = "WEIR_ENDPOINT", default_value = "http://127.0.0.1:8080")]
     endpoint: String,
+    /// Over https, trust the certificates of this PEM file instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Over https, show the certificate chain of this PEM file
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of --cert, PEM
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// The instance to send to; the demo's without it
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
@@ -66,7 +76,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (signer, instance, topic) = identity(arguments)?;
     let payload = payload(arguments)?;
     let form = client::form(&instance, &topic, &payload);
-    let endpoint = Endpoint::parse(&arguments.endpoint).map_err(Failure::Failed)?;
+    let identity = match (&arguments.cert, &arguments.key) {
+        (Some(cert), Some(key)) => Some(Identity { cert, key }),
+        _ => None,
+    };
+    let endpoint = Endpoint::parse(&arguments.endpoint, arguments.ca_file.as_deref(), identity)
+        .map_err(Failure::Failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::clock::{Clock, SystemClock};
 use crate::pipeline::{self, Ended, Report, Stop};
 
-use super::{Failure, VERSION, files, load, logging, progress, say};
+use super::{Failure, VERSION, files, load, logging, notify, progress, say};
 
 /// A recovery that takes longer than this is shown.
 const QUIET: Duration = Duration::from_secs(1);
@@ -29,7 +29,11 @@ pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
     let ended = runtime.block_on(async {
         let mut stop = signals().map_err(|error| Failure::because("signals", error))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let report = Arc::new(RecoveryBar { began: clock.now(), bar: Mutex::default() });
+        let report = Arc::new(RecoveryBar {
+            began: clock.now(),
+            bar: Mutex::default(),
+            starting: notify::Starting::default(),
+        });
         let running = tokio::select! {
             started = pipeline::start(config, clock, Arc::clone(&report) as Arc<dyn Report>) => {
                 started.map_err(|error| Failure::Failed(error.to_string()))?
@@ -44,7 +48,10 @@ pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
         if let Some(demo) = demo {
             say(&demo.greeting(at)?);
         }
-        Ok(running.until(stop).await)
+        let attending = notify::start(running.readiness());
+        let ended = running.until(stop).await;
+        attending.inspect(tokio::task::JoinHandle::abort);
+        Ok(ended)
     })?;
     match ended {
         Ended::Drained => Ok(()),
@@ -78,6 +85,7 @@ fn signals() -> std::io::Result<watch::Receiver<Stop>> {
 struct RecoveryBar {
     began: Instant,
     bar: Mutex<Option<ProgressBar>>,
+    starting: notify::Starting,
 }
 
 impl RecoveryBar {
@@ -90,6 +98,7 @@ impl RecoveryBar {
 
 impl Report for RecoveryBar {
     fn progress(&self, done_bytes: u64, total_bytes: u64) {
+        self.starting.progress(done_bytes, total_bytes);
         if SystemClock.now() - self.began < QUIET {
             return;
         }
