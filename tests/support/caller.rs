@@ -54,7 +54,17 @@ impl Caller {
 
     /// Sends what [`Self::sign`] gave.
     pub(crate) fn try_send_signed(&mut self, request: &[u8]) -> std::io::Result<Answer> {
-        self.stream.get_mut().write_all(request)?;
+        self.begin(request)?;
+        self.finish()
+    }
+
+    /// Sends, and leaves the answer where it is.
+    pub(crate) fn begin(&mut self, request: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(request)
+    }
+
+    /// Reads the answer to what was sent.
+    pub(crate) fn finish(&mut self) -> std::io::Result<Answer> {
         self.read_answer()
     }
 

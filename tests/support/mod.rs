@@ -1,6 +1,7 @@
 //! What the integration tests share: a running weir, real devices, and waiting with a deadline.
 
 pub(crate) mod caller;
+pub(crate) mod certificates;
 pub(crate) mod device;
 mod lines;
 mod weir;

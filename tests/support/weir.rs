@@ -46,6 +46,15 @@ impl Weir {
         Self { folder, running }
     }
 
+    /// The same with these variables in its environment.
+    pub(crate) fn start_with_env(settings: &str, variables: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = config(folder.path(), settings);
+        std::fs::write(folder.path().join("weir.toml"), file).expect("the file is written");
+        let running = Running::start_in(&folder.path().join("weir.toml"), variables);
+        Self { folder, running }
+    }
+
     /// The first, logging what `filter` (as in `RUST_LOG`) asks for.
     pub(crate) fn start_logging(filter: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -95,7 +104,17 @@ impl Weir {
 
     /// Sends SIGTERM and waits for the exit code.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
+        self.ask_to_stop();
+        self.exit_code()
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn ask_to_stop(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
         self.wait("weir to drain after SIGTERM").code()
     }
 
@@ -132,9 +151,13 @@ impl Running {
     }
 
     fn start_logging(config: &Path, filter: Option<&str>) -> Self {
+        Self::start_in(config, filter.map(|filter| ("RUST_LOG", filter)).as_slice())
+    }
+
+    fn start_in(config: &Path, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
         command.arg("--config").arg(config).env_remove("RUST_LOG");
-        command.envs(filter.map(|filter| ("RUST_LOG", filter)));
+        command.envs(variables.iter().copied());
         let piped = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Owned(piped.spawn().expect("weir starts"));
         let log = Lines::of("weir's log", process.0.stderr.take().expect("it is piped"));
