@@ -1,6 +1,10 @@
 use std::time::Duration;
 
-use super::call::Call;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::call::{Call, form};
 use super::rig::{BURST, Fate, Fragile, Options, PATIENCE, Rig};
 use crate::admission::Algorithm;
 use crate::wire::Config;
@@ -73,6 +77,55 @@ async fn a_shutdown_finishes_open_calls_and_closes_idle_connections() {
     assert!(busy.ended().await);
     tokio::time::timeout(PATIENCE, rig.serving).await.unwrap().unwrap();
     assert!(tokio::net::TcpStream::connect(rig.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_request_on_its_way_when_weir_drains_is_answered_and_told_that_it_is_the_last() {
+    let rig = Rig::start().await;
+    let mut kept = rig.connect().await;
+    kept.write(&Call::new().v3(V3)).await;
+    let before = kept.reply().await;
+    assert_eq!((before.status, before.headers.get("connection")), (200, None));
+    let mut fresh = rig.connect().await;
+    rig.until(|rig| rig.metrics.connections.get() == 2).await;
+    rig.shutdown.send(true).unwrap();
+    for client in [&mut kept, &mut fresh] {
+        client.write(&Call::new().v3(V3)).await;
+        let last = client.reply().await;
+        assert_eq!((last.status, last.header("connection")), (200, "close"));
+        assert!(client.ended().await);
+    }
+    tokio::time::timeout(PATIENCE, rig.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_finishes_the_calls_of_http2_and_ends_its_connection() {
+    let rig = Rig::start().await;
+    rig.set_fate(Fate::Held);
+    let stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    let open = tokio::spawn(sender.send_request(http2(&Call::new())));
+    rig.until_taken(1).await;
+    rig.shutdown.send(true).unwrap();
+    rig.set_fate(Fate::Stored);
+    assert_eq!(open.await.unwrap().unwrap().status(), 200);
+    // The client is told by GOAWAY, and so this end is no error.
+    tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+    assert!(sender.send_request(http2(&Call::new())).await.is_err());
+    tokio::time::timeout(PATIENCE, rig.serving).await.unwrap().unwrap();
+    assert_eq!(rig.stored.lock().len(), 1);
+}
+
+fn http2(call: &Call) -> http::Request<Full<Bytes>> {
+    let mut request = http::Request::post(format!("http://{}/?{}", call.host, form(&call.query)));
+    for (name, value) in call.v3_headers(V3).iter().filter(|(name, _)| name != "host") {
+        request = request.header(name, value);
+    }
+    request.body(Full::new(Bytes::from(call.body.clone()))).unwrap()
 }
 
 #[tokio::test]
