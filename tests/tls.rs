@@ -10,13 +10,15 @@ use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 
 use support::caller::Caller;
 use support::certificates::{Certificates, Secured};
-use support::{INSTANCE, KEY_ID, PATIENCE, SECRET, TOPIC, Weir, eventually};
+use support::{INSTANCE, KEY_ID, PATIENCE, SECRET, TOPIC, Weir, eventually, sdk_file, start_tool};
 
 const EXPIRY: &str = "weir_tls_certificate_expiry_seconds{listener=\"http\"}";
 
@@ -189,6 +191,31 @@ fn weir_send_trusts_whom_it_is_told_to_and_shows_what_it_is_given() {
     let sent = weir_send(&weir, &["--ca-file", stranger.to_str().expect("text")], &[]);
     assert_eq!(sent.status.code(), Some(1), "{sent:?}");
     assert!((weir.billed() - 2.0).abs() < 0.5, "{} billed", weir.billed());
+}
+
+#[test]
+fn the_official_python_sdk_sends_64_kib_over_https() {
+    let certificates = Certificates::new();
+    let weir = start(&certificates, "", "");
+    let call = serde_json::json!({
+        "endpoint": format!("localhost:{}", weir.http().port()),
+        "ca": certificates.path("ca.pem"),
+        "key": KEY_ID,
+        "secret": SECRET,
+        "instance": INSTANCE,
+        "topic": TOPIC,
+        "payload": STANDARD.encode(vec![0xFB; 64 * 1024]),
+    });
+    let mut command = Command::new(sdk_file(".venv/tea/bin/python"));
+    let mut client = start_tool(command.arg(sdk_file("tea.py")).arg("v3"));
+    let mut input = client.stdin.take().expect("it is piped");
+    writeln!(input, "{call}").expect("the client reads");
+    drop(input);
+    let output = client.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let why = said.chars().rev().take(300).collect::<Vec<_>>();
+    assert!(said.contains("msg_id"), "…{}", why.into_iter().rev().collect::<String>());
+    assert!((weir.billed() - 1.0).abs() < 0.5, "{} billed", weir.billed());
 }
 
 #[test]

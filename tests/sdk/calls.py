@@ -1,6 +1,7 @@
 """One call a line on standard input, one answer a line on standard output, both JSON.
 
-A call:    {"endpoint": "host:port", "key", "secret", "instance", "topic", "payload": Base64}
+A call:    {"endpoint": "host:port", "key", "secret", "instance", "topic", "payload": Base64}, and
+           "ca", the path of a PEM file, to call over https (tea.py only)
 An answer: {"msg_id", "request_id"}, or, if the SDK raised, {"raised": class name, "code",
            "message", "status", "request_id", "retry_after"}
 """

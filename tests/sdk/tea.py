@@ -26,9 +26,13 @@ PATIENT = RuntimeOptions(connect_timeout=30_000, read_timeout=30_000)
 
 
 @cache
-def client_for(endpoint, key, secret, shape):
+def client_for(endpoint, key, secret, shape, ca):
     config = Config(
-        access_key_id=key, access_key_secret=secret, endpoint=endpoint, protocol="HTTP"
+        access_key_id=key,
+        access_key_secret=secret,
+        endpoint=endpoint,
+        protocol="HTTPS" if ca else "HTTP",
+        ca=ca,
     )
     if shape in ALGORITHMS:
         config.signature_algorithm = ALGORITHMS[shape]
@@ -67,7 +71,7 @@ def generic(client, call, body_type):
 
 def sender(shape):
     def send(call):
-        client = client_for(call["endpoint"], call["key"], call["secret"], shape)
+        client = client_for(call["endpoint"], call["key"], call["secret"], shape, call.get("ca"))
         if shape in BODIES:
             return generic(client, call, BODIES[shape])
         if shape == "v3-async":

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     date_time_ymd,
 };
 use rustls::pki_types::ServerName;
@@ -26,6 +26,8 @@ impl Certificates {
     pub(crate) fn new() -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![]).expect("no names");
+        // OpenSSL takes a certificate whose issuer has its own name for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "the CA of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).expect("a CA").pem();
         let folder = tempfile::tempdir().expect("a temporary folder");
