@@ -55,12 +55,15 @@ impl Meters {
         let registry = Registry::new();
         let instances: Vec<InstanceId> =
             config.admission.instances.iter().map(|instance| instance.id.clone()).collect();
+        let delivery = DeliveryMetrics::new(&registry)?;
+        let backlog_bytes_max = i64::try_from(config.backlog_bytes_max).unwrap_or(i64::MAX);
+        delivery.backlog_bytes_max.set(backlog_bytes_max);
         Ok(Self {
             wire: WireMetrics::new(&registry, &wire::CODES)?,
             admission: AdmissionMetrics::new(&registry, &instances)?,
             queue: QueueMetrics::new(&registry, config.queue.shards)?,
             journal: JournalMetrics::new(&registry)?,
-            delivery: DeliveryMetrics::new(&registry)?,
+            delivery,
             devices: DeviceMetrics::new(&registry, &instances)?,
             billing: Billing::new(&registry, &instances)?,
             ledger: LedgerMetrics::new(&registry, &instances)?,
@@ -85,8 +88,6 @@ pub async fn start(
     report: Arc<dyn Report>,
 ) -> Result<Running, StartError> {
     let meters = Meters::new(&config)?;
-    let backlog_bytes_max = i64::try_from(config.backlog_bytes_max).unwrap_or(i64::MAX);
-    meters.delivery.backlog_bytes_max.set(backlog_bytes_max);
     let readiness = Arc::new(Readiness::new(meters.process.ready.clone()));
     let (ops_listener, ops_address) = bind("ops.listen", config.ops_listen).await?;
     let usage = Reader::new(&config.data_dir);
