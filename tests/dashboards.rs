@@ -17,7 +17,7 @@ mod traffic;
 use std::collections::{BTreeMap, BTreeSet};
 
 use falsifier::Falsifier;
-use grafana::{Chosen, Dashboard, Found};
+use grafana::{Chosen, Dashboard, Found, RATE_SECONDS};
 use prometheus::{Prometheus, Series};
 use serde_json::Value;
 use support::{INSTANCE, Weir, eventually};
@@ -83,7 +83,7 @@ fn ask(dashboard: &Dashboard, chosen: &Chosen, prometheus: &Prometheus) -> Answe
 fn every_panel_and_rule_finds_what_the_answers_to_known_traffic_said() {
     let weir = Weir::start_with(SETTINGS);
     let prometheus = Prometheus::start(&[("weir", weir.ops())]);
-    let truth = traffic::run(&weir);
+    let (truth, _device) = traffic::run(&weir);
     settle(&prometheus, &weir, &truth);
     let chosen = chosen(&weir);
     let mut seen = BTreeSet::new();
@@ -136,6 +136,11 @@ fn by_label(found: &Found, label: &str) -> BTreeMap<String, f64> {
     series(found).iter().map(|one| (one.label(label).to_owned(), one.last())).collect()
 }
 
+/// What a rate makes of something that happened within the time it is taken over.
+fn a_second(happened: f64) -> f64 {
+    happened / f64::from(RATE_SECONDS)
+}
+
 fn is_near(what: &str, shown: f64, truth: f64) {
     let off = (shown - truth).abs() / truth;
     assert!(off <= APPROXIMATE_SHARE_MAX, "{what} shows {shown}, and {truth} is true");
@@ -168,12 +173,12 @@ fn billing_is_true(answers: &Answers, truth: &Truth) {
     let share = by_label(&answers["Throttled share"][0], "instance_id");
     is_near("throttled share", share[SMALL], throttled / (throttled + exact[SMALL]));
     assert!(share[INSTANCE].abs() < f64::EPSILON, "{share:?}");
-    // Over the minute of a rate; the quotas are 20 and 1,000 messages a second.
+    // The quotas are 2 and 1,000 messages a second.
     let used = by_label(&answers["Share of quota"][0], "instance_id");
-    is_near("share of the small quota", used[SMALL], exact[SMALL] / 60.0 / 20.0);
-    is_near("share of the large quota", used[INSTANCE], exact[INSTANCE] / 60.0 / 1_000.0);
+    is_near("share of the small quota", used[SMALL], a_second(exact[SMALL]) / 2.0);
+    is_near("share of the large quota", used[INSTANCE], a_second(exact[INSTANCE]) / 1_000.0);
     let now = series(&answers["Billable TPS now"][0])[0].last();
-    is_near("TPS now", now, count(truth.all_billed()) / 60.0);
+    is_near("TPS now", now, a_second(count(truth.all_billed())));
     for drift in series(&answers["Drift"][0]) {
         assert!(drift.values.iter().all(|value| value.abs() < f64::EPSILON), "{drift:?}");
     }
@@ -185,18 +190,18 @@ fn service_is_true(answers: &Answers, truth: &Truth) {
     let codes: BTreeSet<_> = shown.keys().collect();
     assert_eq!(codes, truth.refused.keys().collect(), "what is refused is shown by its code");
     for (code, refused) in &truth.refused {
-        is_near(code, shown[code] * 60.0, count(*refused));
+        is_near(code, shown[code], a_second(count(*refused)));
     }
     let outcomes: Vec<f64> =
-        answers["Calls by outcome"].iter().map(|found| series(found)[0].last() * 60.0).collect();
+        answers["Calls by outcome"].iter().map(|found| series(found)[0].last()).collect();
     let throttled = truth.refused["Throttling.User"];
     let refused = truth.refused.values().sum::<u64>() - throttled;
     for (at, truth) in [truth.all_billed(), throttled, refused].into_iter().enumerate() {
-        is_near("calls by outcome", outcomes[at], count(truth));
+        is_near("calls by outcome", outcomes[at], a_second(count(truth)));
     }
     assert!(outcomes[3].abs() < f64::EPSILON, "nothing failed: {outcomes:?}");
-    let delivered = series(&answers["Delivered, twice, or given up"][0])[0].last() * 60.0;
-    is_near("delivered", delivered, count(truth.all_billed()));
+    let delivered = series(&answers["Delivered, twice, or given up"][0])[0].last();
+    is_near("delivered", delivered, a_second(count(truth.all_billed())));
     assert!(truth.received >= 1, "the device received");
     let devices = by_label(&answers["Devices"][0], "state");
     let expected = [("connected", 1.0), ("stored", 1.0)];
@@ -242,7 +247,7 @@ fn a_falsified_counter_fires_the_drift_alert_and_an_honest_one_does_not() {
     let weir = Weir::start_with(SETTINGS);
     let falsifier = Falsifier::start(weir.ops());
     let prometheus = Prometheus::start(&[("weir", weir.ops()), ("falsified", falsifier.at())]);
-    let truth = traffic::run(&weir);
+    let (truth, _device) = traffic::run(&weir);
     settle(&prometheus, &weir, &truth);
     let drifts = || {
         let found = prometheus.list("alerts", &[]);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::prometheus::{Prometheus, Series, checkout, get};
 
 /// What a rate is taken over: the test's whole traffic lies in it.
-const RATE_INTERVAL: &str = "1m";
+pub(crate) const RATE_SECONDS: u32 = 120;
 /// What a dashboard shows.
 const RANGE_SECONDS: u64 = 300;
 
@@ -85,7 +85,7 @@ impl Chosen {
         };
         let from = self.now - RANGE_SECONDS * 1_000;
         let filled = text
-            .replace("$__rate_interval", RATE_INTERVAL)
+            .replace("$__rate_interval", &format!("{RATE_SECONDS}s"))
             .replace("$__range", &format!("{RANGE_SECONDS}s"))
             .replace("${__from}", &from.to_string())
             .replace("${__to}", &self.now.to_string())

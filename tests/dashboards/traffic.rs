@@ -17,8 +17,8 @@ pub(crate) const SETTINGS: &str = r#"
     id = "post-cn-small000001"
     account = "1000000000000001"
     topics = ["TopicA"]
-    qps = 20
-    burst = 10
+    qps = 2
+    burst = 5
 "#;
 
 /// Rounds of traffic, and calls in each.
@@ -59,8 +59,9 @@ impl Truth {
     }
 }
 
-/// Sends to both instances, is throttled, is refused for several reasons, and receives.
-pub(crate) fn run(weir: &Weir) -> Truth {
+/// Sends to both instances, is throttled, is refused for several reasons, and receives. The device
+/// that does is connected as long as the caller keeps it.
+pub(crate) fn run(weir: &Weir) -> (Truth, Subscriber) {
     stay_within_the_hour();
     let mut truth = Truth::default();
     let away = Device { persistent: true, ..Device::new("away", &format!("{TOPIC}/#")) };
@@ -88,7 +89,7 @@ pub(crate) fn run(weir: &Weir) -> Truth {
     }
     let billed = usize::try_from(truth.billed[INSTANCE]).expect("few");
     truth.received = device.received(billed).len();
-    truth
+    (truth, device)
 }
 
 /// "This hour" has to be the same hour from the first call to the last question.
