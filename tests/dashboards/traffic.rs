@@ -11,8 +11,10 @@ use crate::support::{Device, INSTANCE, Subscriber, TOPIC, Weir};
 /// The second instance, whose bucket is soon empty.
 pub(crate) const SMALL: &str = "post-cn-small000001";
 
-/// Its configuration.
+/// Its configuration, and nonces for fewer calls than are made: the last of them are SystemOverFlow.
 pub(crate) const SETTINGS: &str = r#"
+    [limits]
+    nonces_max = 200
     [[instances]]
     id = "post-cn-small000001"
     account = "1000000000000001"
@@ -48,6 +50,11 @@ impl Truth {
         self.billed.values().sum()
     }
 
+    /// Answers with this code.
+    pub(crate) fn answered(&self, code: &str) -> u64 {
+        self.refused.get(code).copied().unwrap_or_default()
+    }
+
     fn note(&mut self, instance: &str, answer: &Answer) {
         match answer.status {
             200 => *self.billed.entry(instance.to_owned()).or_default() += 1,
@@ -59,7 +66,7 @@ impl Truth {
     }
 }
 
-/// Sends to both instances, is throttled, is refused for several reasons, and receives. The device
+/// Sends to both instances, is throttled, refused for several reasons and failed, and receives. The device
 /// that does is connected as long as the caller keeps it.
 pub(crate) fn run(weir: &Weir) -> (Truth, Subscriber) {
     stay_within_the_hour();
