@@ -11,7 +11,7 @@ use crate::support::{Device, INSTANCE, Subscriber, TOPIC, Weir};
 /// The second instance, whose bucket is soon empty.
 pub(crate) const SMALL: &str = "post-cn-small000001";
 
-/// Its configuration, and nonces for fewer calls than are made: the last of them are SystemOverFlow.
+/// Its configuration, and nonces for fewer calls than are made: the last are SystemOverFlow.
 pub(crate) const SETTINGS: &str = r#"
     [limits]
     nonces_max = 200
@@ -66,8 +66,8 @@ impl Truth {
     }
 }
 
-/// Sends to both instances, is throttled, refused for several reasons and failed, and receives. The device
-/// that does is connected as long as the caller keeps it.
+/// Sends to both instances, is throttled, refused for several reasons and failed, and receives. The
+/// device that does is connected as long as the caller keeps it.
 pub(crate) fn run(weir: &Weir) -> (Truth, Subscriber) {
     stay_within_the_hour();
     let mut truth = Truth::default();
