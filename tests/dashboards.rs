@@ -157,9 +157,13 @@ fn billing_is_true(answers: &Answers, truth: &Truth) {
     for money in ["Messages this hour", "Messages this day", "Messages this month"] {
         assert_eq!(rows_by_instance(&answers[money][0], "Messages"), truth.billed, "{money}");
     }
-    for money in ["This month by instance", "Messages by hour"] {
-        assert_eq!(rows_by_instance(&answers[money][0], "Messages"), truth.billed, "{money}");
+    for (found, column) in
+        answers["By instance"].iter().zip(["This hour", "This day", "This month"])
+    {
+        assert_eq!(rows_by_instance(found, column), truth.billed, "{column}");
     }
+    let by_hour = &answers["Messages by hour"][0];
+    assert_eq!(rows_by_instance(by_hour, "Messages"), truth.billed, "by hour");
     let peaks = &answers["Peak in one second of each minute"][0];
     for (instance, peak) in rows_by_instance(peaks, "Peak in one second") {
         assert!((1..=truth.billed[&instance]).contains(&peak), "{instance}: {peak}");

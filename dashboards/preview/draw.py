@@ -345,15 +345,19 @@ class Sheet:
                     row.update({"Instance": labels["instance_id"], target["refId"]: values[-1]})
             rows = list(by_instance.values())
         else:
-            columns = [one["text"] for one in panel["targets"][0]["columns"]]
-            rows = self.source.rows(panel["targets"][0])
-        rows.sort(key=lambda row: -row[panel["options"]["sortBy"][0]["displayName"]])
+            columns, by_instance = [], {}
+            for target in panel["targets"]:
+                columns += [one["text"] for one in target["columns"] if one["text"] not in columns]
+                for row in self.source.rows(target):
+                    by_instance.setdefault(row["Instance"], {}).update(row)
+            rows = list(by_instance.values())
+        rows.sort(key=lambda row: -row.get(panel["options"]["sortBy"][0]["displayName"], 0))
         places = [x + 14 + at * (w - 28) / len(columns) for at in range(len(columns))]
         for column, place in zip(columns, places):
             self.text(place, y + 10, column, size=8.5, color=NAMED["blue"])
         for line, row in enumerate(rows[: int((h - 24) / 24)]):
             for column, place in zip(columns, places):
-                value = row[column]
+                value = row.get(column, "")
                 value = value if isinstance(value, str) else show(value, unit)
                 self.text(place, y + 36 + 24 * line, value, size=9)
 

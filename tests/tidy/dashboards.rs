@@ -73,7 +73,8 @@ fn every_panel_says_what_it_shows_and_in_which_unit() {
                 fix("it shows money and does not say that it is exact");
             }
             let estimates = panel["targets"].to_string();
-            let estimates = estimates.contains(" rate(") || estimates.contains("(rate(");
+            let estimates =
+                ["(rate(", " rate(", "(increase("].iter().any(|of| estimates.contains(of));
             if path.ends_with("billing.json") && estimates && !says("Approximate: ") {
                 fix("it is taken from a rate and does not say that it is approximate");
             }
