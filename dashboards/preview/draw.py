@@ -151,6 +151,16 @@ def color_at(defaults, value):
     return NAMED.get(chosen, TEXT)
 
 
+def apart(times, values, gap):
+    """Points with a hole wherever two of them are over `gap` milliseconds apart."""
+    points = []
+    for at, value in zip(times, values):
+        if gap and points and (at - points[-1][0]).total_seconds() * 1000 > gap:
+            points.append((points[-1][0], math.nan))
+        points.append((at, value))
+    return [at for at, _ in points], [value for _, value in points]
+
+
 class Sheet:
     """One dashboard on one figure, in pixels from the top left."""
 
@@ -239,6 +249,7 @@ class Sheet:
             axes.set_xlim(start, end)
         else:
             for (_, times, values), color in zip(lines, colors):
+                times, values = apart(times, values, custom.get("insertNulls"))
                 axes.plot(times, values, color=color, linewidth=1.2)
                 axes.fill_between(times, values, color=color, alpha=0.08, linewidth=0)
             axes.set_xlim(start, end)
