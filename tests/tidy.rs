@@ -5,6 +5,8 @@
 
 #[path = "tidy/checkout.rs"]
 mod checkout;
+#[path = "tidy/dashboards.rs"]
+mod dashboards;
 #[path = "tidy/metrics.rs"]
 mod metrics;
 #[path = "tidy/source.rs"]

@@ -82,8 +82,8 @@ pub enum QueryError {
 }
 
 impl Span {
-    /// From two bounds as people write them; one that is left out is open. `to` is not part of it.
-    /// A bound of digits only is milliseconds since 1970, as Grafana writes a dashboard's range: the
+    /// From two bounds as people write them; one that is left out is open. `to` is no part of it. A
+    /// bound of digits only is milliseconds since 1970, as Grafana writes a dashboard's range: the
     /// span is then widened to whole minutes.
     ///
     /// # Errors

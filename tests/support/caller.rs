@@ -41,15 +41,21 @@ impl Caller {
         self.try_send(topic, payload).expect("an answer")
     }
 
+    /// The same to an instance that is not the one of the constants.
+    pub(crate) fn send_to(&mut self, instance: &str, topic: &str, payload: &[u8]) -> Answer {
+        let request = request(&self.host, instance, topic, payload);
+        self.try_send_signed(&request).expect("an answer")
+    }
+
     /// The same where the connection may break before there is an answer.
     pub(crate) fn try_send(&mut self, topic: &str, payload: &[u8]) -> std::io::Result<Answer> {
-        let request = request(&self.host, topic, payload);
+        let request = request(&self.host, INSTANCE, topic, payload);
         self.try_send_signed(&request)
     }
 
     /// A signed request, to be sent as often as a test likes.
     pub(crate) fn sign(&self, topic: &str, payload: &[u8]) -> Vec<u8> {
-        request(&self.host, topic, payload)
+        request(&self.host, INSTANCE, topic, payload)
     }
 
     /// Sends what [`Self::sign`] gave.
@@ -89,9 +95,9 @@ impl Caller {
     }
 }
 
-fn request(host: &str, topic: &str, payload: &[u8]) -> Vec<u8> {
+fn request(host: &str, instance: &str, topic: &str, payload: &[u8]) -> Vec<u8> {
     let fields: [Parameter<'_>; 3] = [
-        ("InstanceId".into(), INSTANCE.into()),
+        ("InstanceId".into(), instance.into()),
         ("MqttTopic".into(), topic.into()),
         ("Payload".into(), STANDARD.encode(payload).into()),
     ];
