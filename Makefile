@@ -32,8 +32,8 @@ soak: ## Kill weir and run its model far longer; CYCLES=1000 SEEDS=100000
 	WEIR_CRASH_CYCLES=$(CYCLES) cargo test --release --features failpoints --test crash -- --nocapture
 
 .PHONY: tools
-tools: ## Install what the tests run: the SDKs and an MQTT client
-	@if [ -e tests/sdk/install ]; then tests/sdk/install; fi
+tools: ## Install what the tests run: the SDKs, an MQTT client, balancers, k6
+	@for install in tests/*/install; do $$install; done
 
 .PHONY: lint
 lint: $(CARGO_DENY) ## Check format, lints, dependencies and docs
