@@ -132,8 +132,8 @@ fn distribution(folder: &Path) -> String {
         .map(|kind| format!("{kind}_temp_path {}/{kind};\n", folder.display()))
         .concat();
     format!(
-        "daemon off;\nworker_processes 1;\npid {}/nginx.pid;\nevents {{ worker_connections 768; }}\n\
-         http {{\n{temporary}include weir.conf;\n}}\n",
+        "daemon off;\nworker_processes 1;\npid {}/nginx.pid;\n\
+         events {{ worker_connections 768; }}\nhttp {{\n{temporary}include weir.conf;\n}}\n",
         folder.display()
     )
 }
