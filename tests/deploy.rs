@@ -10,6 +10,8 @@ mod support;
 
 #[path = "deploy/balancer.rs"]
 mod balancer;
+#[path = "deploy/files.rs"]
+mod files;
 #[path = "deploy/replica.rs"]
 mod replica;
 #[path = "deploy/traffic.rs"]

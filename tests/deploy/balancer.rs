@@ -152,12 +152,12 @@ fn start_readiness(folder: &Path, reload: &Command, replicas: &[Replica]) -> Chi
 }
 
 /// A file of `deploy/`.
-fn shipped(name: &str) -> PathBuf {
+pub(crate) fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }
 
 /// What `make tools` brought.
-fn tool(name: &str) -> PathBuf {
+pub(crate) fn tool(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin").join(name)
 }
 

@@ -20,7 +20,8 @@ impl Replica {
         (0..REPLICAS).map(|_| Self::start()).collect()
     }
 
-    fn start() -> Self {
+    /// One.
+    pub(crate) fn start() -> Self {
         let settings = format!(
             "limits = {{ instance_qps = 100000, burst = 1000 }}\n\
              http = {{ listen = \"{}\", drain_notice = \"3s\" }}\n\
