@@ -26,7 +26,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use balancer::Balancer;
-use replica::Replica;
+use replica::{Replica, turn};
 use support::caller::Caller;
 use support::{INSTANCE, KEY_ID, Lines, SECRET, TOPIC, eventually, sdk_file, start_tool};
 use traffic::{CALLERS, Keep, Traffic};
@@ -40,18 +40,21 @@ const CALM: usize = 200;
 
 #[test]
 fn the_official_sdks_largest_payload_passes_through_haproxy() {
+    let _turn = turn();
     let replicas = Replica::start_all();
     passes_the_largest_payload(&Balancer::haproxy(&replicas), &replicas);
 }
 
 #[test]
 fn the_official_sdks_largest_payload_passes_through_nginx() {
+    let _turn = turn();
     let replicas = Replica::start_all();
     passes_the_largest_payload(&Balancer::nginx(&replicas), &replicas);
 }
 
 #[test]
 fn haproxy_loses_no_call_by_a_drain_and_only_those_in_flight_by_a_kill() {
+    let _turn = turn();
     let mut replicas = Replica::start_all();
     let haproxy = Balancer::haproxy(&replicas);
     let traffic = Traffic::start(haproxy.address(), Keep::Open);
@@ -73,6 +76,7 @@ fn haproxy_loses_no_call_by_a_drain_and_only_those_in_flight_by_a_kill() {
 
 #[test]
 fn nginx_loses_no_call_by_a_drain() {
+    let _turn = turn();
     let mut replicas = Replica::start_all();
     let nginx = Balancer::nginx(&replicas);
     let traffic = Traffic::start(nginx.address(), Keep::No);
@@ -98,6 +102,7 @@ fn is_billed(replicas: &[Replica], sent: &traffic::Sent) {
 
 #[test]
 fn a_replayed_call_is_refused_behind_haproxy() {
+    let _turn = turn();
     let replicas = Replica::start_all();
     let haproxy = Balancer::haproxy(&replicas);
     refuses_replays(&haproxy, &replicas, traffic::v3);
@@ -107,6 +112,7 @@ fn a_replayed_call_is_refused_behind_haproxy() {
 
 #[test]
 fn a_replayed_call_is_refused_behind_nginx() {
+    let _turn = turn();
     let replicas = Replica::start_all();
     let nginx = Balancer::nginx(&replicas);
     refuses_replays(&nginx, &replicas, traffic::v3);
@@ -115,6 +121,7 @@ fn a_replayed_call_is_refused_behind_nginx() {
 
 #[test]
 fn without_a_replica_haproxy_answers_in_a_form_sdks_can_read() {
+    let _turn = turn();
     let mut replicas = Replica::start_all();
     let haproxy = Balancer::haproxy(&replicas);
     fails_legibly(&haproxy, &mut replicas);
@@ -122,6 +129,7 @@ fn without_a_replica_haproxy_answers_in_a_form_sdks_can_read() {
 
 #[test]
 fn without_a_replica_nginx_answers_in_a_form_sdks_can_read() {
+    let _turn = turn();
     let mut replicas = Replica::start_all();
     let nginx = Balancer::nginx(&replicas);
     fails_legibly(&nginx, &mut replicas);

@@ -1,6 +1,7 @@
 //! A weir that keeps its ports from start to start, as one behind a balancer does.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::support::Weir;
 
@@ -8,6 +9,14 @@ use crate::support::Weir;
 const REPLICAS: usize = 3;
 /// Ports that no connection is given as its own end: those begin at 32,768.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// Three replicas and a balancer are a crowd on a small machine.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Waits until no other test has replicas.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One of several.
 pub(crate) struct Replica {

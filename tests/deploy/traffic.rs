@@ -16,6 +16,8 @@ use crate::support::{INSTANCE, KEY_ID, SECRET, TOPIC, eventually};
 
 /// Calls in flight at a time, at most.
 pub(crate) const CALLERS: usize = 8;
+/// Of a V1 call: 128 KB once encoded, so that its nonce comes long after its head.
+const PAYLOAD_BYTES: usize = 32 * 1024;
 const PAUSE: Duration = Duration::from_millis(15);
 
 /// Whether a caller keeps its connection, as weir's own sender does, or makes one a call, as the
@@ -127,6 +129,7 @@ fn signed_v1(verb: Verb) -> String {
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).expect("random bytes");
     let mut pairs: Vec<Parameter<'_>> = vec![
+        ("Payload".into(), STANDARD.encode(vec![0xff; PAYLOAD_BYTES]).into()),
         ("Action".into(), ACTION.into()),
         ("Version".into(), VERSION.into()),
         ("Format".into(), "JSON".into()),
@@ -137,7 +140,6 @@ fn signed_v1(verb: Verb) -> String {
         ("Timestamp".into(), format_timestamp(SystemClock.unix()).into()),
         ("InstanceId".into(), INSTANCE.into()),
         ("MqttTopic".into(), TOPIC.into()),
-        ("Payload".into(), STANDARD.encode(b"once").into()),
     ];
     let signature = sign_v1(SECRET, verb, &pairs);
     pairs.push(("Signature".into(), signature.into()));
