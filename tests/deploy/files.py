@@ -30,7 +30,8 @@ def exists(where, path):
 def compose():
     path = DEPLOY / "compose/compose.yaml"
     (file,) = documents(path)
-    made = set(re.search(r"for name in (.*);", (path.parent / "prepare").read_text())[1].split())
+    prepared = (path.parent / "prepare").read_text()
+    made = set(re.search(r"for name in (.*);", prepared)[1].split())
     for name, secret in file["secrets"].items():
         if Path(secret["file"]).name not in made:
             fault(path, f"prepare does not make the secret {name}")
@@ -45,6 +46,8 @@ def compose():
                 exists(where, path.parent / source)
             elif source not in file["volumes"]:
                 fault(where, f"the volume {source} is not declared")
+        if (variables := service.get("env_file")) and Path(variables).name not in prepared:
+            fault(where, f"prepare does not make {variables}")
         for secret in service.get("secrets", []):
             if secret not in file["secrets"]:
                 fault(where, f"the secret {secret} is not declared")
