@@ -9,6 +9,7 @@ TOOLS := target/tools
 export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
 CARGO_DENY := $(or $(shell PATH="$(PATH)" command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 CARGO_DENY_VERSION := 0.20.2
+CARGO_DEB_VERSION := 3.8.0
 
 .PHONY: help
 help: ## List the targets
@@ -32,9 +33,8 @@ soak: ## Kill weir and run its model far longer; CYCLES=1000 SEEDS=100000
 	WEIR_CRASH_CYCLES=$(CYCLES) cargo test --release --features failpoints --test crash -- --nocapture
 
 .PHONY: tools
-tools: ## Install what the tests run: the SDKs, an MQTT client and Prometheus
-	@if [ -e tests/sdk/install ]; then tests/sdk/install; fi
-	@tests/dashboards/install
+tools: ## Install what the tests run: SDKs, an MQTT client, Prometheus, balancers
+	@for install in tests/*/install; do $$install; done
 
 .PHONY: lint
 lint: $(CARGO_DENY) ## Check format, lints, dependencies and docs
@@ -47,7 +47,22 @@ lint: $(CARGO_DENY) ## Check format, lints, dependencies and docs
 bench: ## Measure each stage, and all of them end to end
 	cargo bench
 
+.PHONY: deb
+deb: $(TOOLS)/bin/cargo-deb ## Build the Debian package, target/debian/weir_*.deb
+	cargo deb --locked
+
+.PHONY: load
+load: tools ## Run a load test; SCRIPT=limit, and load-tests/run --help
+	load-tests/run $(SCRIPT)
+
+# What `make load` runs.
+SCRIPT := smoke
+
 # In the dev profile: a minute of compiling instead of several, and a check still takes 3 s.
 $(TOOLS)/bin/cargo-deny:
 	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --debug \
 		--version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)
+
+$(TOOLS)/bin/cargo-deb:
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deb --debug \
+		--version $(CARGO_DEB_VERSION) --locked --root $(TOOLS)

@@ -3,20 +3,31 @@ use std::path::Path;
 use crate::admission::format_timestamp;
 use crate::config::Config;
 
-use super::{Failure, demo, say};
+use super::{Failure, demo, ready, say};
 
-/// Checks a file, or the demo's, and says what would run.
-pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
-    let Some(path) = config else {
-        let Some(config) = demo::config_if_any()? else {
+/// What `weir check` takes.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Ask the weir that runs from this configuration for /readyz instead; exit 1 if it is not
+    /// ready, or does not answer within 3 s
+    #[arg(long)]
+    ready: bool,
+}
+
+/// Checks a file, or the demo's, and says what would run, or whether it does.
+pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> Result<(), Failure> {
+    let (name, config) = match config {
+        Some(path) => (path.display().to_string(), Config::load(path)?),
+        None => {
             let hint = "there is no demo here yet: give --config FILE, or start weir once";
-            return Err(Failure::Failed(hint.into()));
-        };
-        say(&summary("the demo", &config));
-        return Ok(());
+            let config = demo::config_if_any()?.ok_or_else(|| Failure::Failed(hint.into()))?;
+            ("the demo".to_owned(), config)
+        }
     };
-    let config = Config::load(path)?;
-    say(&summary(&path.display().to_string(), &config));
+    if arguments.ready {
+        return ready::run(&config);
+    }
+    say(&summary(&name, &config));
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod journal;
 mod logging;
 mod notify;
 mod progress;
+mod ready;
 mod send;
 mod serve;
 mod table;
@@ -71,7 +72,7 @@ enum Command {
     #[command(long_about = usage::LONG_ABOUT)]
     Usage(usage::Arguments),
     /// Check the configuration, bind nothing, and say what it means
-    Check,
+    Check(check::Arguments),
     /// Look into the journal, while weir runs or is stopped
     Journal(journal::Arguments),
 }
@@ -105,7 +106,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(config),
         Command::Send(send) => send::run(&send),
         Command::Usage(usage) => usage::run(config, &usage),
-        Command::Check => check::run(config),
+        Command::Check(check) => check::run(config, &check),
         Command::Journal(journal) => journal::run(config, &journal),
     };
     match result {

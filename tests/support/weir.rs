@@ -118,6 +118,11 @@ impl Weir {
         self.wait("weir to drain after SIGTERM").code()
     }
 
+    /// Sends SIGTERM and does not wait.
+    pub(crate) fn begin_drain(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Sends SIGKILL: a crash.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);

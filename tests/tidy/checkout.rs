@@ -8,7 +8,7 @@ use super::source::ROOT;
 use super::{Findings, HOUSE, house};
 
 /// What a checkout has at its top.
-const TOP: [&str; 5] = ["Cargo.toml", "src", "benches", "load-tests", "dashboards"];
+const TOP: [&str; 6] = ["Cargo.toml", "src", "benches", "load-tests", "dashboards", "deploy"];
 
 /// Every file git knows, and can be read as text.
 fn tracked() -> Vec<(String, String)> {

@@ -244,7 +244,7 @@ fn closing(tokens: &[Token], open: usize) -> usize {
 
 fn read_all() -> Vec<Source> {
     let mut paths = vec![Path::new(ROOT).join("build.rs")];
-    for folder in ["src", "tests", "benches"] {
+    for folder in ["src", "tests", "benches", "load-tests"] {
         walk(&Path::new(ROOT).join(folder), &mut paths);
     }
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "rs"));
