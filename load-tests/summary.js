@@ -44,6 +44,10 @@ function result(name, data) {
         Object.fromEntries(latencies.map((stat) => [stat, values[stat]])),
       ])
     ),
+    // What a check is called, and how often it was not so.
+    failed_checks: Object.fromEntries(
+      data.root_group.checks.filter(({ fails }) => fails > 0).map(({ name, fails }) => [name, fails])
+    ),
     thresholds,
   };
 }
@@ -65,6 +69,9 @@ function text(run) {
   }
   for (const { metric, condition, measured, ok } of run.thresholds) {
     lines.push(`  ${ok ? 'ok    ' : 'BROKEN'} ${metric} ${condition} (${number(measured)})`);
+  }
+  for (const [check, fails] of Object.entries(run.failed_checks)) {
+    lines.push(`  not so, ${fails} times: ${check}`);
   }
   return `\n${lines.join('\n')}\n`;
 }
@@ -119,6 +126,9 @@ ${run.thresholds
   )
   .join('\n')}
 </table>
+${Object.entries(run.failed_checks)
+  .map(([check, fails]) => `<p class="failed">Not so, ${fails} times: ${escaped(check)}</p>`)
+  .join('\n')}
 </body></html>
 `;
 }
