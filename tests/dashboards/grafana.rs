@@ -13,8 +13,9 @@ const RANGE_SECONDS: u64 = 300;
 
 /// What is chosen in a dashboard's variables.
 pub(crate) struct Chosen {
-    /// The replica: the address of its ops port, as Prometheus names it.
-    pub(crate) replica: String,
+    /// The replicas, each by the address of its ops port, as Prometheus names it. A row of money is
+    /// the first's.
+    pub(crate) replicas: Vec<String>,
     /// The instances.
     pub(crate) instances: Vec<String>,
     /// Milliseconds since 1970.
@@ -90,9 +91,9 @@ impl Chosen {
             .replace("${__from}", &from.to_string())
             .replace("${__to}", &self.now.to_string())
             .replace("${scheme}", "http")
-            .replace("${replica:raw}", &self.replica)
+            .replace("${replica:raw}", &self.replicas[0])
             .replace("${instance:csv}", &self.instances.join(","))
-            .replace("$replica", &several(std::slice::from_ref(&self.replica)))
+            .replace("$replica", &several(&self.replicas))
             .replace("$instance", &several(&self.instances));
         assert!(!filled.contains('$'), "a variable that is none: {filled}");
         filled

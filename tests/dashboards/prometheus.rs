@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 use crate::support::{Lines, Owned, PATIENCE, eventually};
 
+/// What Prometheus shows an ops port that asks for a token.
+pub(crate) const TOKEN: &str = "a-token-of-the-dashboards-test-0001";
+
 /// A running Prometheus.
 pub(crate) struct Prometheus {
     at: SocketAddr,
@@ -39,10 +42,11 @@ impl Series {
 }
 
 impl Prometheus {
-    /// Scrapes a target a job, twice a second, and waits until it has seen each of them.
+    /// Scrapes the targets of each job, twice a second and with the token, and waits until it has
+    /// seen each of them.
     ///
     /// Alerts fire at once: the minutes of their `for` are promtool's to try.
-    pub(crate) fn start(jobs: &[(&str, SocketAddr)]) -> Self {
+    pub(crate) fn start(jobs: &[(&str, &[SocketAddr])]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for file in ["weir.rules.yml", "weir.alerts.yml"] {
             let text = fs::read_to_string(checkout("dashboards/rules").join(file)).expect("rules");
@@ -56,9 +60,12 @@ impl Prometheus {
         let mut config = "global: {scrape_interval: 500ms, evaluation_interval: 500ms}\n\
                           rule_files: [weir.rules.yml, weir.alerts.yml]\nscrape_configs:\n"
             .to_owned();
-        for (job, target) in jobs {
-            config +=
-                &format!("- job_name: {job}\n  static_configs: [{{targets: [\"{target}\"]}}]\n");
+        for (job, targets) in jobs {
+            config += &format!(
+                "- job_name: {job}\n  authorization: {{credentials: {TOKEN}}}\n  \
+                 static_configs: [{{targets: {targets:?}}}]\n",
+                targets = targets.iter().map(SocketAddr::to_string).collect::<Vec<_>>()
+            );
         }
         fs::write(folder.path().join("prometheus.yml"), config).expect("it is written");
         let mut command = Command::new(binary());
@@ -73,8 +80,11 @@ impl Prometheus {
         });
         let at = at.unwrap_or_else(|why| panic!("{why}"));
         let prometheus = Self { at, log, _process: process, _folder: folder };
-        for (job, _) in jobs {
-            prometheus.wait_for(&format!("count_over_time(weir_ready{{job=\"{job}\"}}[1m])"), 3.0);
+        for (job, targets) in jobs {
+            for target in *targets {
+                let seen = format!("weir_ready{{job=\"{job}\",instance=\"{target}\"}}[1m]");
+                prometheus.wait_for(&format!("count_over_time({seen})"), 3.0);
+            }
         }
         prometheus
     }
