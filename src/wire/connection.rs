@@ -80,7 +80,8 @@ impl Protocols {
             self.serve_http2(io, caller, shutdown).await;
         } else {
             let crossing = Arc::new(Crossing::default());
-            let socket = Socket::http1(stream, opening, Arc::clone(&crossing), &self.deadlines);
+            let (socket_side, space) = (Arc::clone(&crossing), self.service.body_space.clone());
+            let socket = Socket::http1(stream, opening, socket_side, &self.deadlines, space);
             self.serve_http1(TokioIo::new(socket), crossing, caller, shutdown).await;
         }
     }

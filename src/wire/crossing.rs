@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::request::Room;
+
 /// What the two sides of hyper's HTTP/1 connection, the socket below and the service above, know of
 /// each other. Both run in the connection's own task, so nothing here ever waits.
 #[derive(Debug, Default)]
@@ -15,12 +17,14 @@ pub(super) struct Crossing {
 }
 
 /// What the socket took out of a request line for the next call.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Aside {
-    /// The query, without its `?`.
-    Query(Bytes),
+    /// The query, without its `?`, and the room it takes.
+    Query(Bytes, Option<Room>),
     /// The line was too long; the head hyper was given is not the caller's.
     TooLong,
+    /// There was no room for the line; the head is not the caller's either.
+    NoRoom,
 }
 
 /// How far the call of this connection has come.

@@ -48,8 +48,8 @@ use service::Service;
 /// Shortest and longest [`Deadlines`] and drain grace that make sense.
 pub const DEADLINE_BOUNDS: (Duration, Duration) =
     (Duration::from_millis(100), Duration::from_secs(3_600));
-/// Bytes of request bodies in memory at a time, of all connections; beyond it callers are told to
-/// come back (SystemOverFlow). About 900 of the largest.
+/// Bytes in memory at a time of request bodies, long request lines and large HTTP/2 heads, of all
+/// connections; beyond it callers are told to come back (SystemOverFlow). About 900 of the largest.
 pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most connections a front may be given.
 pub const CONNECTIONS_MAX: usize = 1_000_000;
@@ -144,6 +144,12 @@ impl Front {
             proxies: Arc::default(),
         };
         Self { config, service, tls: None }
+    }
+
+    #[cfg(test)]
+    fn with_body_space(mut self, space: BodySpace) -> Self {
+        self.service.body_space = space;
+        self
     }
 
     /// Speaks TLS, with [`ALPN`], and nothing else.

@@ -105,7 +105,7 @@ impl Problem {
             Self::Full(Full::Slots) => "Every slot of the topic's queue is taken.".into(),
             Self::Full(Full::Closed) => "The server is draining.".into(),
             Self::Full(Full::Backlog) => "The backlog of undelivered messages is full.".into(),
-            Self::BodiesFull => "Too many request bodies are being read.".into(),
+            Self::BodiesFull => "Too many requests are being read.".into(),
             Self::Unstored(Unstored::NoSpace) => {
                 "The disk is full. The message was not stored and is not billed.".into()
             }

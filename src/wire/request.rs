@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use percent_encoding::percent_decode;
@@ -23,6 +23,11 @@ use crate::admission::{
 /// takes 262,152, and a call's other parameters come on top.
 pub(super) const BODY_BYTES_MAX: usize = 300 * 1024;
 
+/// A head of HTTP/2 of up to so many bytes takes no room: every call has one.
+const HEAD_BYTES_FREE: usize = 8 * 1024;
+/// What a header takes beside its text, about.
+const HEADER_OVERHEAD_BYTES: usize = 96;
+
 /// A request whose body has arrived.
 #[derive(Debug)]
 pub(super) struct Arrived {
@@ -31,10 +36,15 @@ pub(super) struct Arrived {
     pub(super) query: Bytes,
     pub(super) headers: HeaderMap,
     pub(super) body: Body,
+    /// What its long line or its large head takes, if it has one.
+    pub(super) _room: Option<Room>,
 }
 
-/// Memory for the bodies of all unfinished requests, so that no number of callers, whoever they
-/// are, can take more.
+/// Space of a [`BodySpace`]; it is free again when this is dropped.
+pub(super) type Room = OwnedSemaphorePermit;
+
+/// Memory for the bodies, long request lines and large HTTP/2 heads of all unfinished requests, so
+/// that no number of callers, whoever they are, can take more.
 #[derive(Clone)]
 pub(super) struct BodySpace(Arc<Semaphore>);
 
@@ -43,7 +53,12 @@ impl BodySpace {
         Self(Arc::new(Semaphore::new(bytes_max)))
     }
 
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    #[cfg(test)]
+    pub(super) fn left(&self) -> usize {
+        self.0.available_permits()
+    }
+
+    pub(super) fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
         let bytes = u32::try_from(bytes).map_err(|_| Problem::BodyTooLarge)?;
         Arc::clone(&self.0).try_acquire_many_owned(bytes).map_err(|_| Problem::BodiesFull)
     }
@@ -54,6 +69,19 @@ impl BodySpace {
 pub(super) struct Body {
     pub(super) bytes: Bytes,
     _space: Option<OwnedSemaphorePermit>,
+}
+
+/// Takes room for the head of an HTTP/2 call, if it is large. Many of them are open at a time, and
+/// HPACK makes each of a few bytes.
+pub(super) fn room_for_head(
+    headers: &HeaderMap,
+    space: &BodySpace,
+) -> Result<Option<Room>, Problem> {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + HEADER_OVERHEAD_BYTES
+    };
+    let bytes: usize = headers.iter().map(bytes).sum();
+    if bytes <= HEAD_BYTES_FREE { Ok(None) } else { space.take(bytes).map(Some) }
 }
 
 /// Reads a body to its end, so that framing never depends on what is thought of its request.

@@ -225,10 +225,15 @@ impl Service {
         crossing: Option<&Crossing>,
     ) -> Result<Arrived, Problem> {
         let (mut parts, body) = request.into_parts();
-        let query = match aside {
+        let (query, room) = match aside {
             Some(Aside::TooLong) => return Err(Problem::TargetTooLong),
-            Some(Aside::Query(query)) => query,
-            None => parts.uri.query().unwrap_or_default().to_owned().into(),
+            Some(Aside::NoRoom) => return Err(Problem::BodiesFull),
+            Some(Aside::Query(query, room)) => (query, room),
+            None => (parts.uri.query().unwrap_or_default().to_owned().into(), None),
+        };
+        let room = match crossing {
+            None => request::room_for_head(&parts.headers, &self.body_space)?,
+            Some(_) => room,
         };
         let body = request::read(body, self.body_deadline, &self.body_space).await?;
         if let Some(crossing) = crossing {
@@ -240,7 +245,8 @@ impl Service {
             parts.headers.insert(HOST, host);
         }
         let path_is_root = parts.uri.path() == "/";
-        Ok(Arrived { method: parts.method, path_is_root, query, headers: parts.headers, body })
+        let (method, headers) = (parts.method, parts.headers);
+        Ok(Arrived { method, path_is_root, query, headers, body, _room: room })
     }
 
     fn ask(&self, arrived: &Arrived, pushed: &AtomicBool) -> Asking {

@@ -10,6 +10,7 @@ use super::Deadlines;
 use super::crossing::{Aside, Crossing, Phase};
 use super::deadline::{ReadDeadline, Wait, WriteDeadline};
 use super::long_target::{self, Line};
+use super::request::{BodySpace, Room};
 
 /// How much of a line that is too long is read to its end, and of a body nobody wants, so that the
 /// client reads its answer instead of a reset.
@@ -38,6 +39,11 @@ pub(super) struct Socket<S> {
     reading: ReadDeadline,
     writing: WriteDeadline,
     unwanted: usize,
+    space: BodySpace,
+    /// What the line being read takes of it, once it is a long one.
+    room: Option<Room>,
+    /// Whether it could not have it.
+    refused: bool,
 }
 
 /// Where in the client's bytes the next read is.
@@ -54,24 +60,32 @@ enum Place {
 }
 
 impl<S> Socket<S> {
-    /// An HTTP/1 connection that has sent `opening` so far.
+    /// An HTTP/1 connection that has sent `opening` so far. Its long lines take room in `space`.
     pub(super) fn http1(
         inner: S,
         opening: &[u8],
         crossing: Arc<Crossing>,
         deadlines: &Deadlines,
+        space: BodySpace,
     ) -> Self {
         let held = BytesMut::from(opening);
-        Self { held, ..Self::new(inner, Some(crossing), Place::Boundary, deadlines) }
+        Self { held, ..Self::new(inner, Some(crossing), Place::Boundary, deadlines, space) }
     }
 
     /// An HTTP/2 connection that has sent `opening` so far.
     pub(super) fn http2(inner: S, opening: &[u8], deadlines: &Deadlines) -> Self {
         let replay = Bytes::copy_from_slice(opening);
-        Self { replay, ..Self::new(inner, None, Place::Within, deadlines) }
+        let space = BodySpace::new(0);
+        Self { replay, ..Self::new(inner, None, Place::Within, deadlines, space) }
     }
 
-    fn new(inner: S, crossing: Option<Arc<Crossing>>, place: Place, deadlines: &Deadlines) -> Self {
+    fn new(
+        inner: S,
+        crossing: Option<Arc<Crossing>>,
+        place: Place,
+        deadlines: &Deadlines,
+        space: BodySpace,
+    ) -> Self {
         Self {
             inner,
             crossing,
@@ -82,6 +96,9 @@ impl<S> Socket<S> {
             reading: ReadDeadline::new(deadlines.header, deadlines.idle),
             writing: WriteDeadline::new(deadlines.write),
             unwanted: 0,
+            space,
+            room: None,
+            refused: false,
         }
     }
 
@@ -94,6 +111,8 @@ impl<S> Socket<S> {
     fn hand_over_held(&mut self, buf: &mut ReadBuf<'_>) {
         self.place = Place::Within;
         self.looked = 0;
+        // Of a line that is hyper's after all.
+        self.room = None;
         self.replay = std::mem::take(&mut self.held).freeze();
         self.hand_over(buf);
     }
@@ -105,7 +124,16 @@ impl<S> Socket<S> {
         // What stays is the method and "/?".
         self.held.truncate(query.start - 1);
         self.held.unsplit(BytesMut::from(&rest[..]));
-        crossing.set_aside(Aside::Query(taken));
+        crossing.set_aside(Aside::Query(taken, self.room.take()));
+    }
+
+    /// Whether a line may go on as it has begun: a long one needs room up to its bound.
+    fn has_room(&mut self) -> bool {
+        if self.held.len() > long_target::TARGET_BYTES_LEFT && self.room.is_none() {
+            self.room = self.space.take(long_target::LINE_BYTES_MAX).ok();
+            self.refused = self.room.is_none();
+        }
+        !self.refused
     }
 }
 
@@ -119,7 +147,13 @@ impl<S: AsyncRead + Unpin> Socket<S> {
     ) -> Poll<io::Result<()>> {
         loop {
             if self.looked < self.held.len() {
-                match long_target::look(&self.held, self.looked) {
+                let line = long_target::look(&self.held, self.looked);
+                let plain = line == Line::Plain;
+                match line {
+                    _ if !plain && !self.has_room() => {
+                        self.place = Place::TooLong;
+                        return self.poll_too_long(cx, buf, crossing);
+                    }
                     Line::Partial => self.looked = self.held.len(),
                     Line::Plain => break,
                     Line::Long(query) => {
@@ -170,7 +204,8 @@ impl<S: AsyncRead + Unpin> Socket<S> {
         }
         self.held = BytesMut::new();
         self.place = Place::Over;
-        crossing.set_aside(Aside::TooLong);
+        self.room = None;
+        crossing.set_aside(if self.refused { Aside::NoRoom } else { Aside::TooLong });
         self.replay = Bytes::from_static(STAND_IN);
         self.hand_over(buf);
         Poll::Ready(Ok(()))

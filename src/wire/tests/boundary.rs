@@ -151,8 +151,8 @@ async fn serve(stream: DuplexStream, with_socket: bool, delays: u64, seen: Arc<M
         async move {
             let (parts, body) = request.into_parts();
             let query = match aside {
-                Some(Aside::Query(query)) => query,
-                Some(Aside::TooLong) => panic!("nothing here is too long"),
+                Some(Aside::Query(query, _)) => query,
+                Some(Aside::TooLong | Aside::NoRoom) => panic!("nothing here is too long"),
                 None => parts.uri.query().unwrap_or_default().to_owned().into(),
             };
             let space = BodySpace::new(BODIES_BYTES_MAX);
@@ -175,7 +175,13 @@ async fn serve(stream: DuplexStream, with_socket: bool, delays: u64, seen: Arc<M
     });
     let builder: http1::Builder = http1_builder();
     if let Some(crossing) = crossing {
-        let socket = Socket::http1(stream, &[], crossing, &Deadlines::default());
+        let socket = Socket::http1(
+            stream,
+            &[],
+            crossing,
+            &Deadlines::default(),
+            BodySpace::new(BODIES_BYTES_MAX),
+        );
         let _ = builder.serve_connection(TokioIo::new(socket), service).await;
     } else {
         let _ = builder.serve_connection(TokioIo::new(stream), service).await;

@@ -120,6 +120,41 @@ async fn a_drain_finishes_the_calls_of_http2_and_ends_its_connection() {
     assert_eq!(rig.stored.lock().len(), 1);
 }
 
+#[tokio::test]
+async fn long_lines_of_all_connections_take_no_more_room_than_there_is() {
+    let bodies_bytes_max = 400 * 1024;
+    let rig = Rig::with(Options { bodies_bytes_max, ..Options::default() }).await;
+    let long = format!("GET /?Payload={}", "A".repeat(100_000));
+    let end = b" HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut first = rig.connect().await;
+    first.write(long.as_bytes()).await;
+    rig.until(|rig| rig.space.left() < bodies_bytes_max).await;
+    let refused = rig.send(&[long.as_bytes(), end].concat()).await;
+    assert_eq!(refused.member("Code"), "SystemOverFlow");
+    assert_eq!((refused.header("retry-after"), refused.header("connection")), ("1", "close"));
+    first.write(end).await;
+    assert_eq!(first.reply().await.member("Code"), "MissingAction");
+    let again = rig.send(&[long.as_bytes(), end].concat()).await;
+    assert_eq!(again.member("Code"), "MissingAction", "its room is free again");
+    assert_eq!(rig.space.left(), bodies_bytes_max);
+}
+
+#[tokio::test]
+async fn a_large_head_of_http2_takes_room_too() {
+    let rig = Rig::with(Options { bodies_bytes_max: 20 * 1024, ..Options::default() }).await;
+    let stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    for (bytes, status) in [(10 * 1024, 200), (30 * 1024, 500), (1, 200)] {
+        let mut request = http2(&Call::new());
+        request.headers_mut().insert("x-large", "x".repeat(bytes).parse().unwrap());
+        assert_eq!(sender.send_request(request).await.unwrap().status(), status, "{bytes}");
+    }
+}
+
 fn http2(call: &Call) -> http::Request<Full<Bytes>> {
     let mut request = http::Request::post(format!("http://{}/?{}", call.host, form(&call.query)));
     for (name, value) in call.v3_headers(V3).iter().filter(|(name, _)| name != "host") {

@@ -18,7 +18,8 @@ use crate::clock::{Clock, ManualClock, UnixMillis};
 use crate::message::{InstanceId, Message, MessageId};
 use crate::metering::{AdmissionMetrics, QueueMetrics, Registry, WireMetrics};
 use crate::queue::{self, Durable, Intake, Pending, Queue, Unstored};
-use crate::wire::{CODES, Config, Front};
+use crate::wire::request::BodySpace;
+use crate::wire::{BODIES_BYTES_MAX, CODES, Config, Front};
 
 pub(super) const KEY: &str = "LTAItestAccessKeyId00";
 pub(super) const SECRET: &str = "testAccessKeySecret0123456789";
@@ -45,6 +46,7 @@ pub(super) struct Rig {
     pub(super) stored: Arc<Mutex<Vec<Message>>>,
     /// Messages the back end has in its hands, or had.
     pub(super) taken: Arc<AtomicU64>,
+    pub(super) space: BodySpace,
     pub(super) shutdown: watch::Sender<bool>,
     pub(super) serving: JoinHandle<()>,
     fate: Arc<Mutex<Fate>>,
@@ -58,6 +60,7 @@ pub(super) struct Options {
     pub(super) nonces_max: usize,
     pub(super) slots: usize,
     pub(super) host_aliases: Vec<String>,
+    pub(super) bodies_bytes_max: usize,
 }
 
 impl Default for Options {
@@ -69,6 +72,7 @@ impl Default for Options {
             nonces_max: NONCES_MAX,
             slots: 64,
             host_aliases: vec!["10.0.0.9:8080".into(), "onsmqtt.internal".into()],
+            bodies_bytes_max: BODIES_BYTES_MAX,
         }
     }
 }
@@ -145,11 +149,13 @@ impl Rig {
             options.wire_clock.unwrap_or(ours),
             0x1234,
         );
+        let space = BodySpace::new(options.bodies_bytes_max);
+        let front = front.with_body_space(space.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (shutdown, watched) = watch::channel(false);
         let serving = tokio::spawn(front.serve(listener, watched));
-        Self { address, clock, queue, metrics, stored, taken, shutdown, serving, fate }
+        Self { address, clock, queue, metrics, stored, taken, space, shutdown, serving, fate }
     }
 
     pub(super) fn set_fate(&self, fate: Fate) {
