@@ -63,6 +63,12 @@ const fn section(path: &'static str, text: &'static str, keys: &'static [Key]) -
 pub const REFERENCE: &[Section] = &[
     section("", "At the top of the file.", FILE_KEYS),
     section("http", "The data port, where calls come in.", HTTP),
+    section(
+        "http.tls",
+        "TLS 1.2 and 1.3 on the data port, with HTTP/2 by ALPN. The files are read again when they \
+         change; open connections keep what they have.",
+        TLS,
+    ),
     section("ops", "The port for health, metrics and usage; keep it off the internet.", OPS),
     section("limits", "How fast an instance may send.", LIMITS),
     section("queue", "The rings between the front and the shards.", QUEUE),
@@ -148,6 +154,25 @@ const HTTP: &[Key] = &[
     key("write_timeout", DURATION, "For the client to take any byte of an answer.")
         .or("\"30s\"")
         .within(DEADLINE.0, DEADLINE.1),
+];
+
+const TLS: &[Key] = &[
+    key("cert", FILE, "The certificate in PEM, its chain behind it."),
+    key("key", FILE, "Its private key in PEM."),
+    key(
+        "client_ca",
+        FILE,
+        "Certificates in PEM that a client's has to come from; without it no \
+         client is asked for one.",
+    ),
+    key(
+        "client_cert",
+        "\"required\" or \"optional\"",
+        "Whether a client without a certificate \
+         is turned away; needs client_ca.",
+    )
+    .or("\"required\"")
+    .such_as("\"optional\""),
 ];
 
 const OPS: &[Key] = &[key(

@@ -147,8 +147,7 @@ pub(super) fn parameters() -> Vec<Value> {
     });
     let length = json!({ "enum": ["minute", "hour", "day", "month"] });
     let instance = format!("[A-Za-z0-9-]{{1,{INSTANCE_ID_BYTES_MAX}}}");
-    let instances =
-        json!({ "type": "string", "pattern": format!("^{instance}(,{instance})*$") });
+    let instances = json!({ "type": "string", "pattern": format!("^{instance}(,{instance})*$") });
     let parameters = [
         ("from", &time, "Where it begins."),
         ("to", &time, "Where it ends, itself left out; later than from."),

@@ -29,6 +29,9 @@ and what is required in them have to be there.
 
 ";
 
+/// Tables that change what weir does by being there.
+const LEFT_OUT: [&str; 1] = ["http.tls"];
+
 /// The page.
 pub(crate) fn page() -> String {
     let mut text = format!("{HEAD}{WHOLE}```toml\n{}```\n", whole_file());
@@ -69,7 +72,7 @@ pub(crate) fn whole_file() -> String {
     for section in REFERENCE.iter().filter(|section| !section.path.contains("[]")) {
         let keys = section.keys.iter().filter_map(|key| Some((key.name, key.default?)));
         let keys: Vec<_> = keys.collect();
-        if keys.is_empty() {
+        if keys.is_empty() || LEFT_OUT.contains(&section.path) {
             continue;
         }
         if !section.path.is_empty() {
