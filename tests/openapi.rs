@@ -78,7 +78,7 @@ fn every_answer_of_the_data_port_is_as_described() {
     let weir = Weir::start_with(SETTINGS);
     let signing =
         [("SCHEMATHESIS_HOOKS", "sign"), ("WEIR_KEY_ID", KEY_ID), ("WEIR_SECRET", SECRET)];
-    let drawn = ["--include-path", "/", "--max-examples", "60"];
+    let drawn = ["--include-path", "/", "--max-examples", "40"];
     let anything = [&drawn[..], &["--checks", ALWAYS]].concat();
     schemathesis(weir.http(), &anything, &[]);
     schemathesis(weir.http(), &anything, &signing);
@@ -109,6 +109,6 @@ fn every_answer_of_the_data_port_is_as_described() {
 fn every_answer_of_the_ops_port_is_as_described() {
     let weir = Weir::start();
     let checks = format!("{ALWAYS},negative_data_rejection");
-    let which = ["--exclude-path", "/", "--max-examples", "60", "--checks", &checks];
+    let which = ["--exclude-path", "/", "--max-examples", "40", "--checks", &checks];
     schemathesis(weir.ops(), &which, &[]);
 }
