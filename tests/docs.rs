@@ -6,6 +6,8 @@
 
 #[path = "docs/configuration.rs"]
 mod configuration;
+#[path = "docs/errors.rs"]
+mod errors;
 #[path = "docs/metrics.rs"]
 mod metrics;
 #[expect(dead_code, unused_imports, reason = "a shared harness: other tests use the rest")]
@@ -52,6 +54,15 @@ fn is_up_to_date(name: &str, generated: &str) {
 #[test]
 fn the_openapi_document_is_what_the_code_says() {
     is_up_to_date("openapi.json", &weir::pipeline::openapi());
+}
+
+#[test]
+fn the_page_of_errors_lists_every_code() {
+    let page = errors::page(&weir::pipeline::openapi());
+    for code in weir::wire::CODES.iter().filter(|code| **code != "OK") {
+        assert!(page.contains(&format!("`{code}")), "{code} is on the page");
+    }
+    is_up_to_date("errors.md", &page);
 }
 
 #[test]

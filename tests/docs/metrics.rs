@@ -7,21 +7,24 @@ const HEAD: &str = "\
 # Metrics
 
 Generated from what `/metrics` of the ops port shows (`make docs`). Every family is there from the
-start, at 0. Labels come from the configuration and from weir itself, never from a caller, so their
-number is the operator's. A histogram has the series `_bucket`, `_sum` and `_count`.
+start, at 0; only `weir_billable_messages_total` and `weir_ledger_messages_total` wait until a start
+has restored them, because a 0 would read as a reset. Labels come from the configuration and from weir
+itself, never from a caller, so their number is the operator's. A histogram has the series `_bucket`,
+`_sum` and `_count`.
 
 Money comes from the ledger ([billing.md](billing.md)); these families are for watching. Counters
-begin at 0 with each start of weir, but for `weir_billable_messages_total`, which begins where the
-ledger and the journal stand.
+begin at 0 with each start of weir, but for those two, which begin where the ledger and the journal
+stand.
 
 ";
 
 /// Units that a family's name does not end with.
-const UNITS: [(&str, &str); 5] = [
+const UNITS: [(&str, &str); 6] = [
     ("weir_delivered_total", "messages"),
     ("weir_delivery_duplicates_possible_total", "messages"),
     ("weir_journal_no_space_total", "turns"),
     ("weir_queue_depth", "messages"),
+    ("weir_quota_messages_per_second", "messages per second"),
     ("weir_throttled_total", "calls"),
 ];
 /// Labels whose values are the operator's, or the build's.
