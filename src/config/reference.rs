@@ -1,6 +1,12 @@
 //! Every key of the file, as weir.toml(5) and docs/configuration.md explain it. The tests below ask
 //! the parser which keys there are, and hold each default and bound against it.
 
+mod delivery;
+mod ports;
+
+use delivery::{DELIVERY, EMBEDDED};
+use ports::{HTTP, LOG, OPS, TLS};
+
 /// A table of the file.
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
@@ -32,6 +38,8 @@ pub struct Key {
 const DURATION: &str = "duration";
 const SIZE: &str = "size";
 const INTEGER: &str = "integer";
+const NUMBER: &str = "number";
+const SWITCH: &str = "true or false";
 const ADDRESS: &str = "address";
 const TEXT: &str = "text";
 const TEXTS: &str = "list of texts";
@@ -70,6 +78,8 @@ pub const REFERENCE: &[Section] = &[
         TLS,
     ),
     section("ops", "The port for health, metrics and usage; keep it off the internet.", OPS),
+    section("ops.tls", "TLS on the ops port, with the keys of http.tls.", TLS),
+    section("log", "The access log; weir's own log goes to standard error.", LOG),
     section("limits", "How fast an instance may send.", LIMITS),
     section("queue", "The rings between the front and the shards.", QUEUE),
     section("shard", "The threads that write the journal.", SHARD),
@@ -101,89 +111,6 @@ const FILE_KEYS: &[Key] = &[key(
 .or("\"weir-data\"")
 .such_as("\"/var/lib/weir\"")];
 
-const DEADLINE: (&str, &str) = ("\"100ms\"", "\"1h\"");
-
-const HTTP: &[Key] = &[
-    key("listen", ADDRESS, "Where calls come in; port 0 takes a free one.")
-        .or("\"127.0.0.1:8080\"")
-        .such_as("\"0.0.0.0:8080\""),
-    key("drain_notice", DURATION, "How long weir serves on after SIGTERM, with /readyz at 503.")
-        .or("\"3s\"")
-        .within("\"0s\"", "\"60s\""),
-    key("drain_timeout", DURATION, "How long open calls have after the notice.")
-        .or("\"30s\"")
-        .within(DEADLINE.0, DEADLINE.1),
-    key(
-        "host_aliases",
-        TEXTS,
-        "Hosts that a signature may name in place of the Host that arrived: \
-         those a proxy has replaced.",
-    )
-    .or("[]")
-    .such_as("[\"mqtt.example.com\"]"),
-    key(
-        "connections_max",
-        INTEGER,
-        "Open connections; more wait in the kernel's backlog. Each \
-         takes a file descriptor.",
-    )
-    .or("10000")
-    .within("1", "1000000"),
-    key("first_byte_timeout", DURATION, "From an accepted connection to its first bytes.")
-        .or("\"10s\"")
-        .within(DEADLINE.0, DEADLINE.1),
-    key(
-        "header_timeout",
-        DURATION,
-        "From the first byte of a head to its end; and for an HTTP/2 \
-         ping to be answered.",
-    )
-    .or("\"10s\"")
-    .within(DEADLINE.0, DEADLINE.1),
-    key("body_timeout", DURATION, "From a head to the end of its body; then RequestTimeout.")
-        .or("\"30s\"")
-        .within(DEADLINE.0, DEADLINE.1),
-    key(
-        "idle_timeout",
-        DURATION,
-        "Between two requests of a connection, and between two HTTP/2 \
-         pings. Longer than the proxy's in front.",
-    )
-    .or("\"75s\"")
-    .within(DEADLINE.0, DEADLINE.1),
-    key("write_timeout", DURATION, "For the client to take any byte of an answer.")
-        .or("\"30s\"")
-        .within(DEADLINE.0, DEADLINE.1),
-];
-
-const TLS: &[Key] = &[
-    key("cert", FILE, "The certificate in PEM, its chain behind it."),
-    key("key", FILE, "Its private key in PEM."),
-    key(
-        "client_ca",
-        FILE,
-        "Certificates in PEM that a client's has to come from; without it no \
-         client is asked for one.",
-    ),
-    key(
-        "client_cert",
-        "\"required\" or \"optional\"",
-        "Whether a client without a certificate \
-         is turned away; needs client_ca.",
-    )
-    .or("\"required\"")
-    .such_as("\"optional\""),
-];
-
-const OPS: &[Key] = &[key(
-    "listen",
-    ADDRESS,
-    "Where /metrics, /healthz, /readyz, /usage and \
-     /openapi.json are.",
-)
-.or("\"127.0.0.1:8081\"")
-.such_as("\"127.0.0.1:9081\"")];
-
 const LIMITS: &[Key] = &[
     key("instance_qps", INTEGER, "Tokens an instance gets, a second; instances.qps overrides it.")
         .or("1000")
@@ -204,6 +131,14 @@ const LIMITS: &[Key] = &[
     )
     .or("429")
     .such_as("400"),
+    key(
+        "replicas",
+        INTEGER,
+        "Weirs behind one balancer: each admits its share of every rate and \
+         burst, one token at least.",
+    )
+    .or("1")
+    .within("1", "1000"),
     key(
         "nonces_max",
         INTEGER,
@@ -246,51 +181,6 @@ const JOURNAL: &[Key] = &[key(
 )
 .or("\"64 MiB\"")
 .within("\"8 MiB\"", "\"1 GiB\"")];
-
-const DELIVERY: &[Key] = &[
-    key("kind", "\"embedded\"", "The broker: weir's own.").or("\"embedded\""),
-    key(
-        "retention",
-        DURATION,
-        "How long a message may wait for the broker; then it is a dead \
-         letter.",
-    )
-    .or("\"72h\"")
-    .within("\"1s\"", "\"366d\""),
-    key(
-        "reconnect_grace",
-        DURATION,
-        "How long what a former process left undelivered waits for \
-         devices to come back.",
-    )
-    .or("\"5s\"")
-    .within("\"0s\"", "\"60s\""),
-    key("dead_letters_kept", DURATION, "How long a dead letter is kept.")
-        .or("\"30d\"")
-        .within("\"1d\"", "\"3653d\""),
-    key(
-        "backlog_max",
-        SIZE,
-        "Journal that may wait for the broker, at least 64 MiB; then \
-         SystemOverFlow.",
-    )
-    .or("\"16 GiB\"")
-    .such_as("\"64 GiB\""),
-];
-
-const EMBEDDED: &[Key] = &[
-    key("listen", ADDRESS, "Where devices connect over MQTT 3.1.1 and 5; port 0 takes a free one.")
-        .or("\"127.0.0.1:1883\"")
-        .such_as("\"0.0.0.0:1883\""),
-    key(
-        "connections_max",
-        INTEGER,
-        "Connected devices; more are turned away. Each takes a file \
-         descriptor.",
-    )
-    .or("5000")
-    .within("1", "1000000"),
-];
 
 const LEDGER: &[Key] = &[key(
     "minutes_kept",

@@ -31,8 +31,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use access::{AccessConfig, AccessLog, AccessWriter, Destination, FILE_BYTES_MIN};
-pub use peer::{Network, NetworkError, Proxies};
 pub use openapi::{components, paths};
+pub use peer::{Network, NetworkError, Proxies};
 pub use response::{CODES, ThrottleStatus};
 
 use crate::admission::Admission;

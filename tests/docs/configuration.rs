@@ -30,7 +30,9 @@ and what is required in them have to be there.
 ";
 
 /// Tables that change what weir does by being there.
-const LEFT_OUT: [&str; 1] = ["http.tls"];
+const LEFT_OUT: [&str; 2] = ["http.tls", "ops.tls"];
+/// Keys that are refused beside another's default.
+const COMMENTED: [&str; 2] = ["access_sample", "access_bytes_max"];
 
 /// The page.
 pub(crate) fn page() -> String {
@@ -79,7 +81,8 @@ pub(crate) fn whole_file() -> String {
             let _ = write!(text, "\n[{}]\n", section.path);
         }
         for (name, default) in keys {
-            let _ = writeln!(text, "{name} = {default}");
+            let mark = if COMMENTED.contains(&name) { "# " } else { "" };
+            let _ = writeln!(text, "{mark}{name} = {default}");
         }
     }
     text + TENANT

@@ -18,25 +18,43 @@ account = "1"
 topics = ["TopicA"]
 devices = [{ name = "d", password = "p" }]
 "#;
-/// Tables that are left out of the least file.
-const OPTIONAL: &[&str] = &["http.tls"];
+/// What a key needs besides itself: the key, and another with its value.
+const NEEDS: [(&str, &str, &str); 3] = [
+    ("http.proxy_protocol", "http.trusted_proxies", "[\"10.0.0.0/8\"]"),
+    ("log.access_sample", "log.access", "\"stdout\""),
+    ("log.access_bytes_max", "log.access", "\"./access.log\""),
+];
+/// Tables with a certificate.
+const CERTIFIED: [&str; 2] = ["http.tls", "ops.tls"];
 const UNKNOWN: &str = "no_such_key";
 
-/// The least file with one more key, at a path such as `accounts[].access_keys[].id`.
-fn with(path: &str, value: &str) -> String {
+/// The least file with what a key needs besides itself.
+fn around(path: &str) -> Table {
     let mut file: Table = LEAST.parse().unwrap();
-    for table in OPTIONAL {
-        if path.strip_prefix(table).is_some_and(|rest| rest.starts_with('.')) {
-            put(&mut file, table, Value::Table(required().parse().unwrap()));
-        }
+    let table = path.rsplit_once('.').map_or("", |(table, _)| table);
+    if CERTIFIED.contains(&table) {
+        put(&mut file, table, Value::Table(certified().parse().unwrap()));
     }
-    let value: Table = format!("value = {value}").parse().unwrap();
-    put(&mut file, path, value["value"].clone());
+    for (_, other, value) in NEEDS.iter().filter(|(needy, ..)| *needy == path) {
+        put(&mut file, other, toml_value(value));
+    }
+    file
+}
+
+/// The same with the key, at a path such as `accounts[].access_keys[].id`.
+fn with(path: &str, value: &str) -> String {
+    let mut file = around(path);
+    put(&mut file, path, toml_value(value));
     file.to_string()
 }
 
-/// What `http.tls` requires, and a CA so that clients can be asked.
-fn required() -> String {
+fn toml_value(text: &str) -> Value {
+    let table: Table = format!("value = {text}").parse().unwrap();
+    table["value"].clone()
+}
+
+/// A certificate, and a CA so that clients can be asked for one.
+fn certified() -> String {
     static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
         let made = rcgen::generate_simple_self_signed(["weir.test".to_owned()]).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -49,16 +67,6 @@ fn required() -> String {
         "cert = \"{folder}/cert.pem\"\nkey = \"{folder}/key.pem\"\n\
          client_ca = \"{folder}/cert.pem\"\n"
     )
-}
-
-/// A file that has a table, if it is one that the least file leaves out.
-fn without(table: &str) -> String {
-    if OPTIONAL.contains(&table) {
-        let mut file: Table = LEAST.parse().unwrap();
-        put(&mut file, table, Value::Table(required().parse().unwrap()));
-        return file.to_string();
-    }
-    LEAST.to_owned()
 }
 
 fn put(file: &mut Table, path: &str, value: Value) {
@@ -138,8 +146,8 @@ fn every_key_the_parser_takes_is_in_the_reference_and_no_other() {
 fn a_documented_default_is_what_a_file_without_the_key_means() {
     for (path, key) in documented() {
         let Some(default) = key.default else { continue };
-        let table = path.rsplit_once('.').map_or("", |(table, _)| table);
-        let without = parse(&without(table)).unwrap_or_else(|error| panic!("{table}: {error}"));
+        let without = parse(&around(&path).to_string());
+        let without = without.unwrap_or_else(|error| panic!("{path}: {error}"));
         assert_eq!(parse(&with(&path, default)), Ok(without), "{path} = {default}");
     }
 }
@@ -164,6 +172,7 @@ fn a_documented_bound_is_taken_and_what_lies_beyond_it_is_refused() {
 fn below(kind: &str, bound: &str) -> Option<String> {
     match kind {
         INTEGER => Some((bound.parse::<i64>().unwrap() - 1).to_string()),
+        NUMBER => Some((bound.parse::<f64>().unwrap() - 0.001).to_string()),
         DURATION => match humantime::parse_duration(bound.trim_matches('"')).unwrap() {
             zero if zero.is_zero() => None,
             other => Some(format!("\"{}ms\"", other.as_millis() - 1)),
@@ -175,6 +184,7 @@ fn below(kind: &str, bound: &str) -> Option<String> {
 fn above(kind: &str, bound: &str) -> Option<String> {
     Some(match kind {
         INTEGER => (bound.parse::<i64>().unwrap() + 1).to_string(),
+        NUMBER => (bound.parse::<f64>().unwrap() + 0.001).to_string(),
         DURATION => {
             let bound = humantime::parse_duration(bound.trim_matches('"')).unwrap();
             format!("\"{}ms\"", bound.as_millis() + 1)
@@ -201,7 +211,7 @@ fn every_key_changes_what_weir_is_told() {
             text = text.replace("account = \"1\"", &format!("account = {other}"));
         }
         let told = parse(&text).unwrap_or_else(|error| panic!("{path} = {other}: {error}"));
-        let table = path.rsplit_once('.').map_or("", |(table, _)| table);
-        assert!(Ok(told) != parse(&without(table)), "{path} = {other} changes nothing");
+        let without = parse(&around(&path).to_string());
+        assert!(Ok(told) != without, "{path} = {other} changes nothing");
     }
 }
