@@ -36,6 +36,10 @@ soak: ## Kill weir and run its model far longer; CYCLES=1000 SEEDS=100000
 tools: ## Install what the tests run: SDKs, an MQTT client, Prometheus, balancers
 	@for install in tests/*/install; do $$install; done
 
+.PHONY: docs
+docs: ## Write anew the pages of docs/ that are generated from the code
+	WEIR_WRITE_DOCS=1 cargo test --features failpoints --test docs
+
 .PHONY: lint
 lint: $(CARGO_DENY) ## Check format, lints, dependencies and docs
 	cargo fmt --check

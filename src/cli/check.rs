@@ -5,6 +5,20 @@ use crate::config::Config;
 
 use super::{Failure, demo, ready, say};
 
+pub(super) const AFTER_HELP: &str = "\
+Without --config it checks the demo's file. A secret's variable or file is read, and its value is
+not shown.
+
+Examples:
+  weir --config weir.toml check
+  weir --config weir.toml check && systemctl restart weir
+  weir --config weir.toml check --ready
+
+Exit codes:
+  0   good; with --ready: the weir that runs is ready
+  1   there is no demo here; with --ready: it is not ready, or does not answer
+  78  bad; the one line on stderr names the key and the fix";
+
 /// What `weir check` takes.
 #[derive(clap::Args)]
 pub(super) struct Arguments {

@@ -21,6 +21,16 @@ use crate::message::{Message, MessageId};
 
 use super::{Failure, demo, say};
 
+pub(super) const AFTER_HELP: &str = "\
+Examples:
+  weir journal inspect
+  weir journal inspect --message 0A1B2C3D4E5F60718293A4B5C6D7E8F9
+
+Exit codes:
+  0   done
+  1   failed: no journal, a damaged segment, or a MsgId that is not found
+  78  bad configuration";
+
 const INSPECT_HELP: &str = "\
 It takes no lock and changes nothing, so weir may run meanwhile. What is being written at that
 moment shows as a torn end of the last segment.
@@ -29,12 +39,15 @@ A stream is what one shard of one generation wrote; a change of shard.count begi
 `folded` is the first record that the ledger does not count yet, `delivered` the first one that the
 saved cursor has not passed (weir saves it every second).
 
-The exit code is 1 if a segment is damaged or a MsgId is not found.
-
 Examples:
   weir journal inspect
   weir journal inspect --format json | jq '.streams[].folded'
-  weir journal inspect --message 0A1B2C3D4E5F60718293A4B5C6D7E8F9 --payload";
+  weir journal inspect --message 0A1B2C3D4E5F60718293A4B5C6D7E8F9 --payload
+
+Exit codes:
+  0   done
+  1   failed: no journal, a damaged segment, or a MsgId that is not found
+  78  bad configuration";
 
 /// What `weir journal` takes.
 #[derive(clap::Args)]

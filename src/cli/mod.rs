@@ -4,10 +4,12 @@
 
 mod check;
 mod client;
+mod completions;
 mod demo;
 mod files;
 mod journal;
 mod logging;
+mod man;
 mod notify;
 mod progress;
 mod ready;
@@ -39,6 +41,13 @@ const AFTER_HELP: &str = "\
 Without a command weir serves. Without --config it serves a demo: one account, one instance, one
 topic, and a key made at the first start and kept in weir-data/demo.toml. It prints what to paste.
 
+Examples:
+  weir                                     serve the demo
+  weir --config weir.toml                  serve
+  weir --config weir.toml check            is the file good?
+  weir send 'hello'                        send to the running demo
+  weir usage --by hour                     what was billed
+
 Exit codes:
   0   done; for serve: drained after SIGTERM or ctrl-C
   1   failed: a refused message, a port in use, a disk that lost a sync
@@ -50,7 +59,11 @@ Environment:
   WEIR_ENDPOINT                                                  where `weir send` sends to
   SSL_CERT_FILE                                                  whom `weir send` trusts
   NOTIFY_SOCKET, WATCHDOG_USEC                                   set by systemd for `serve`
-  RUST_LOG                                                       what is logged: weir=debug";
+  RUST_LOG                                                       what is logged: weir=debug
+
+Files:
+  weir-data/demo.toml    the demo's configuration and key, mode 0600; only without --config
+  weir-data/             the demo's data; else data_dir of the configuration";
 
 #[derive(Parser)]
 #[command(name = "weir", version = VERSION, about = ABOUT, after_help = AFTER_HELP)]
@@ -65,16 +78,26 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serve until SIGTERM or ctrl-C; the default command
+    #[command(long_about = serve::LONG_ABOUT, after_help = serve::AFTER_HELP)]
     Serve,
     /// Send a message, or many, as an SDK would
+    #[command(long_about = send::LONG_ABOUT, after_help = send::AFTER_HELP)]
     Send(send::Arguments),
     /// Show what was billed, check the ledger, or export it
     #[command(long_about = usage::LONG_ABOUT)]
     Usage(usage::Arguments),
     /// Check the configuration, bind nothing, and say what it means
+    #[command(after_help = check::AFTER_HELP)]
     Check(check::Arguments),
     /// Look into the journal, while weir runs or is stopped
+    #[command(after_help = journal::AFTER_HELP)]
     Journal(journal::Arguments),
+    /// Write the completions of a shell to standard output
+    #[command(long_about = completions::LONG_ABOUT)]
+    Completions(completions::CompletionsArguments),
+    /// Write the man pages into a folder, for a package
+    #[command(hide = true)]
+    Man(man::ManArguments),
 }
 
 /// Why a command failed.
@@ -108,6 +131,11 @@ pub fn run() -> ExitCode {
         Command::Usage(usage) => usage::run(config, &usage),
         Command::Check(check) => check::run(config, &check),
         Command::Journal(journal) => journal::run(config, &journal),
+        Command::Completions(completions) => {
+            completions::run(&completions);
+            Ok(())
+        }
+        Command::Man(man) => man::run(&man),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

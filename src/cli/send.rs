@@ -23,6 +23,32 @@ use super::{Failure, client, demo, progress, say};
 /// Connections a run of many messages is spread over.
 const CONNECTIONS_MAX: u64 = 16;
 
+pub(super) const LONG_ABOUT: &str = "\
+Send a message, or many, as an SDK would: signed V3, as a form body. One message prints its MsgId;
+many, with --count, a summary by outcome.
+
+Who sends is said by ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, together with
+--instance and --topic; without them by the demo's file in weir-data/ of this folder.";
+
+pub(super) const AFTER_HELP: &str = "\
+Examples:
+  weir send 'hello'                                    to the running demo
+  weir send --topic TopicA/b --file picture.jpg
+  weir send --count 1000 --rate 500 'hello'            a thousand, at 500/s
+  date | weir send --endpoint http://10.0.0.7:8080 --instance post-cn-a --topic TopicA
+
+Exit codes:
+  0   every message was accepted: on disk, and billed
+  1   failed: one was refused (its code and RequestId are said), or there is no answer
+  2   usage: an unknown option, or a value that is none
+
+Environment:
+  ALIBABA_CLOUD_ACCESS_KEY_ID, ALIBABA_CLOUD_ACCESS_KEY_SECRET   who signs
+  WEIR_ENDPOINT                                                  --endpoint
+
+Files:
+  weir-data/demo.toml   who signs, where those two are not set";
+
 /// What `weir send` takes.
 #[derive(clap::Args)]
 pub(super) struct Arguments {

@@ -12,6 +12,39 @@ use crate::pipeline::{self, Ended, Report, Stop};
 
 use super::{Failure, VERSION, files, load, logging, notify, progress, say};
 
+pub(super) const LONG_ABOUT: &str = "\
+Serve until SIGTERM or ctrl-C; the default command. The ops port is bound first and the data port
+last; then /readyz answers 200, and one line of the log says so with every address.
+
+SIGTERM drains: /readyz answers 503 at once while weir serves on for http.drain_notice, then open
+calls are finished, what was taken is synced, and devices get what is journaled for up to 10 s. What
+is left is delivered after the next start. Ctrl-C or a second SIGTERM skips the notice.
+
+The log goes to standard error, a JSON object a line.";
+
+pub(super) const AFTER_HELP: &str = "\
+Examples:
+  weir serve                               the demo, with what to paste
+  weir --config weir.toml serve
+  RUST_LOG=weir=debug weir serve
+
+Exit codes:
+  0   drained after SIGTERM or ctrl-C
+  1   failed: a port in use, a damaged file, a data directory in use, a disk that lost a sync
+  78  bad configuration; the one line on stderr names the key and the fix
+
+Environment:
+  RUST_LOG   what is logged: error, warn, info (the default), debug, or weir=debug
+
+Files, below data_dir:
+  lock                held while weir runs: one process a data directory
+  journal/            messages until they are delivered and in the ledger
+  ledger.sqlite       what was billed
+  delivery.cursors    up to where each stream is delivered
+  dead-letters/       what could not be delivered, a file a day
+  nonce.key           keys the fingerprints of nonces, mode 0600
+  reserve             8 MiB to end by on a full disk";
+
 /// A recovery that takes longer than this is shown.
 const QUIET: Duration = Duration::from_secs(1);
 

@@ -53,6 +53,27 @@ the key: OpenMeter takes the events as they are, Lago takes the id as transactio
 identifier. Its time is the start of the hour, its subject the instance, and its data count and
 peak_1s. Hours that are still open are left out: they follow in a later export.";
 
+const VERIFY_HELP: &str = "\
+Examples:
+  weir usage verify
+  weir --config weir.toml usage verify >> heads.txt    note the digest down elsewhere
+
+Exit codes:
+  0   everything fits
+  1   the first chunk or row that does not fit is named; or there is no ledger
+  78  bad configuration";
+
+const EXPORT_HELP: &str = "\
+Examples:
+  weir usage export > november.ndjson
+  weir usage export --from 2026-11-01 --to 2026-12-01 --source weir-a
+
+Exit codes:
+  0   done
+  1   failed: no ledger, or it cannot be read
+  2   usage: a value that is none
+  78  bad configuration";
+
 /// What `weir usage` takes.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
@@ -72,10 +93,10 @@ pub(super) struct Arguments {
 #[derive(clap::Subcommand)]
 enum Action {
     /// Check that the ledger is as it was written
-    #[command(long_about = VERIFY_ABOUT)]
+    #[command(long_about = VERIFY_ABOUT, after_help = VERIFY_HELP)]
     Verify,
     /// Write closed hours as CloudEvents, an object a line
-    #[command(long_about = EXPORT_ABOUT)]
+    #[command(long_about = EXPORT_ABOUT, after_help = EXPORT_HELP)]
     Export(Export),
 }
 

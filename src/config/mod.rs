@@ -4,6 +4,7 @@
 
 mod file;
 mod ports;
+mod reference;
 mod tenancy;
 mod tls;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 use crate::{admission, delivery, journal, ledger, queue, shard, wire};
 
 pub use ports::Ports;
+pub use reference::{Key, REFERENCE, Section};
 
 use file::File;
 

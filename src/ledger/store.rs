@@ -51,6 +51,14 @@ impl Ledger {
         &self.path
     }
 
+    /// The statement that sets a watermark by hand, its checksum included.
+    #[must_use]
+    pub fn watermark_by_hand(stream: StreamId, next: Sequence) -> String {
+        let StreamId { generation, shard } = stream;
+        let (next, sum) = (next.0, seal::watermark_sum(stream, next));
+        format!("INSERT OR REPLACE INTO watermark VALUES ({generation}, {shard}, {next}, {sum})")
+    }
+
     /// The first sequence number of a stream that is not folded yet.
     ///
     /// # Errors

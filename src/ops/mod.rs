@@ -2,6 +2,7 @@
 //!
 //! Never: take a message, or wait for the stages it reports on.
 
+mod page;
 mod readiness;
 mod token;
 mod usage;
@@ -21,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+pub use page::{paths, security};
 pub use readiness::{Readiness, State};
 pub use token::{Token, TokenError};
 
@@ -29,6 +31,7 @@ use crate::ledger::Reader;
 use crate::metering::{EXPOSITION_TYPE, Registry};
 use crate::tls;
 
+use page::Page;
 use usage::Desk;
 
 /// Connections served at once; a scraper, a balancer and a few people need far fewer.
@@ -39,6 +42,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 const BEARER: header::HeaderValue = header::HeaderValue::from_static("Bearer realm=\"weir ops\"");
 
 /// What ALPN offers.
@@ -52,18 +56,22 @@ pub struct Ops {
     usage: Desk,
     token: Option<Arc<Token>>,
     tls: Option<Arc<tls::Server>>,
+    openapi: Bytes,
 }
 
 impl Ops {
-    /// Shows this readiness, these metrics, and the usage this reader finds.
+    /// Shows this readiness, these metrics, the usage this reader finds, and this description of
+    /// both ports.
     #[must_use]
     pub fn new(
         readiness: Arc<Readiness>,
         registry: Registry,
         usage: Reader,
         clock: Arc<dyn Clock>,
+        openapi: impl Into<Bytes>,
     ) -> Self {
-        Self { readiness, registry, usage: Desk::new(usage, clock), token: None, tls: None }
+        let usage = Desk::new(usage, clock);
+        Self { readiness, registry, usage, openapi: openapi.into(), token: None, tls: None }
     }
 
     /// Asks for this token, but for `/healthz` and `/readyz`: probes have none.
@@ -124,29 +132,36 @@ impl Ops {
     }
 
     async fn answer<B: Sync>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let path = request.uri().path();
-        let probe = matches!(path, "/healthz" | "/readyz");
+        let page = Page::at(request.uri().path());
+        let probe = page.is_some_and(Page::is_probe);
         if !probe && self.token.as_ref().is_some_and(|token| !token.is_shown(request.headers())) {
             let mut refused = text(401, TEXT, "show ops.token: Authorization: Bearer …\n");
             refused.headers_mut().insert(header::WWW_AUTHENTICATE, BEARER);
             return refused;
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return text(405, TEXT, "use GET\n");
+            let mut refused = text(405, TEXT, "use GET\n");
+            let allow = header::HeaderValue::from_static("GET, HEAD");
+            refused.headers_mut().insert(header::ALLOW, allow);
+            return refused;
         }
-        match path {
-            "/metrics" => match self.registry.expose() {
+        let Some(page) = page else {
+            let pages = Page::ALL.map(Page::path).join(" ");
+            return text(404, TEXT, format!("there are {pages}\n"));
+        };
+        match page {
+            Page::Metrics => match self.registry.expose() {
                 Ok(metrics) => text(200, EXPOSITION_TYPE, metrics),
                 Err(error) => text(500, TEXT, format!("{error}\n")),
             },
-            "/healthz" => text(200, TEXT, "ok\n"),
-            "/readyz" => {
+            Page::Healthz => text(200, TEXT, "ok\n"),
+            Page::Readyz => {
                 let state = self.readiness.state();
                 let status = if state == State::Ready { 200 } else { 503 };
                 text(status, TEXT, format!("{state}\n"))
             }
-            "/usage" => self.usage.answer(request.uri().query()).await,
-            _ => text(404, TEXT, "try /metrics, /healthz, /readyz or /usage\n"),
+            Page::Usage => self.usage.answer(request.uri().query()).await,
+            Page::Openapi => text(200, JSON, self.openapi.clone()),
         }
     }
 }

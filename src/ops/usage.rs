@@ -8,12 +8,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 use http_body_util::Full;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::{TEXT, text};
+use super::page::plain;
+use super::{JSON, TEXT, text};
 use crate::clock::{Clock, UnixMillis};
 use crate::ledger::{By, Query, QueryError, Reader, Span};
-use crate::message::InstanceId;
+use crate::message::{INSTANCE_ID_BYTES_MAX, InstanceId};
 
 /// Queries that run at once; each takes a thread that may block, and a connection of the port.
 const QUERIES_MAX: usize = 2;
@@ -22,7 +24,6 @@ const QUERIES_WAITING_MAX: usize = 24;
 /// Rows of an answer, about 100 bytes each: a month by the minute of 20 instances.
 const ROWS_MAX: usize = 1_000_000;
 
-const JSON: &str = "application/json";
 const BEHIND: &str = "x-weir-ledger-lag-messages";
 
 /// Answers from ledger and journal, off the runtime's threads.
@@ -132,6 +133,62 @@ fn parse(query: &str, now: UnixMillis) -> Result<Asked, String> {
         query.instance = instances.pop();
     }
     Ok(Asked { query, instances })
+}
+
+/// What the query may hold, as OpenAPI has it.
+pub(super) fn parameters() -> Vec<Value> {
+    let time = json!({
+        "anyOf": [
+            { "type": "string", "format": "date" },
+            { "type": "string", "format": "date-time" },
+            { "type": "string", "pattern": "^[0-9]+$", "description": "Milliseconds since 1970." },
+        ],
+        "examples": ["2026-11-01", "2026-11-23T14:05:00Z"],
+    });
+    let length = json!({ "enum": ["minute", "hour", "day", "month"] });
+    let instance = format!("[A-Za-z0-9-]{{1,{INSTANCE_ID_BYTES_MAX}}}");
+    let instances = json!({ "type": "string", "pattern": format!("^{instance}(,{instance})*$") });
+    let parameters = [
+        ("from", &time, "Where it begins."),
+        ("to", &time, "Where it ends, itself left out; later than from."),
+        ("during", &length, "The one of UTC that is under way, in place of from and to."),
+        ("by", &length, "The length of a row, in UTC; as during, or a day."),
+        ("instance", &instances, "Only these instances, configured or not."),
+    ];
+    let described = parameters.map(|(name, schema, description)| {
+        json!({ "in": "query", "name": name, "schema": schema, "description": description })
+    });
+    described.into()
+}
+
+/// What is answered, as OpenAPI has it.
+pub(super) fn responses() -> Value {
+    let count = json!({ "type": "integer", "minimum": 1 });
+    let row = json!({
+        "type": "object",
+        "required": ["instance_id", "start", "count", "peak_1s"],
+        "properties": {
+            "instance_id": { "type": "string" },
+            "start": { "type": "string", "format": "date-time" },
+            "count": count,
+            "peak_1s": count,
+        },
+        "additionalProperties": false,
+    });
+    let behind = "Messages that are counted, and journaled but not in the ledger yet.";
+    let rows = json!({
+        "description": "Rows by instance, then by time; those without a message are left out.",
+        "headers": { BEHIND: {
+            "required": true, "schema": { "type": "integer" }, "description": behind,
+        } },
+        "content": { JSON: { "schema": { "type": "array", "items": row } } },
+    });
+    json!({
+        "200": rows,
+        "400": plain(&format!("Not a query, or more than {ROWS_MAX} rows; the text says which.")),
+        "500": plain("The ledger or the journal cannot be read; the text names the file."),
+        "503": plain(&format!("{QUERIES_WAITING_MAX} queries wait: come again.")),
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod build;
 #[cfg(test)]
 mod model;
+mod openapi;
 mod ports;
 mod recovery;
 mod reserve;
@@ -31,6 +32,7 @@ use upkeep::Upkeep;
 
 pub use crate::ops::{Readiness, State};
 pub use build::start;
+pub use openapi::openapi;
 pub use recovery::Report;
 
 /// How long a drain waits for couriers and devices to take what is journaled. What they do not take

@@ -17,6 +17,7 @@ use crate::tls::{self, Server};
 use crate::wire::{self, AccessLog, AccessWriter, Destination, Front};
 
 use super::StartError;
+use super::openapi::openapi;
 
 /// Certificates that were read, and an access log that was opened.
 pub(super) struct Ports {
@@ -74,7 +75,8 @@ impl Ports {
     ) -> Result<Looking, StartError> {
         let (listener, address) = bind("ops.listen", config.ops_listen).await?;
         let usage = Reader::new(&config.data_dir);
-        let ops = Ops::new(Arc::clone(readiness), registry.clone(), usage, Arc::clone(clock))
+        let (readiness, clock) = (Arc::clone(readiness), Arc::clone(clock));
+        let ops = Ops::new(readiness, registry.clone(), usage, clock, openapi())
             .with_token(config.ports.ops_token.clone())
             .with_tls(self.ops.clone());
         Ok(Looking { address, task: tokio::spawn(ops.serve(listener)) })

@@ -132,11 +132,7 @@ impl Visitor for Tail<'_> {
             file: self.ledger.path().into(),
             next: self.watermark(stream),
             give_up: |stream, next| {
-                let StreamId { generation, shard } = stream;
-                format!(
-                    "run in the ledger: INSERT OR REPLACE INTO watermark VALUES ({generation}, \
-                     {shard}, {next})"
-                )
+                format!("run in the ledger: {}", Ledger::watermark_by_hand(stream, next))
             },
         };
         let delivery = self.cursors.get(stream).map(|next| Position {

@@ -11,6 +11,7 @@ mod deadline;
 mod entrance;
 mod listener;
 mod long_target;
+mod openapi;
 mod peer;
 mod problem;
 mod proxy_header;
@@ -30,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use access::{AccessConfig, AccessLog, AccessWriter, Destination, FILE_BYTES_MIN};
+pub use openapi::{components, paths};
 pub use peer::{Network, NetworkError, Proxies};
 pub use response::{CODES, ThrottleStatus};
 

@@ -265,6 +265,11 @@ pub const CODES: [&str; ROWS] = {
     codes
 };
 
+/// Every row of the table: code, status, text and message.
+pub(super) fn rows() -> impl Iterator<Item = (Code, u16, &'static str, &'static str)> {
+    TABLE.iter().map(|row| (row.code, row.status.as_u16(), row.text, row.message))
+}
+
 /// What an answer tells of the call it answers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'c> {

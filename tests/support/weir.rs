@@ -84,6 +84,11 @@ impl Weir {
         self.folder.path().join("weir.toml")
     }
 
+    /// A page of the ops port, as text.
+    pub(crate) fn ops_page(&self, path: &str) -> String {
+        get(self.ops(), path)
+    }
+
     /// The value of one series, named as `/metrics` writes it.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         let text = get(self.ops(), "/metrics");

@@ -8,7 +8,8 @@ use super::source::ROOT;
 use super::{Findings, HOUSE, house};
 
 /// What a checkout has at its top.
-const TOP: [&str; 6] = ["Cargo.toml", "src", "benches", "load-tests", "dashboards", "deploy"];
+const TOP: [&str; 7] =
+    ["Cargo.toml", "src", "benches", "docs", "load-tests", "dashboards", "deploy"];
 
 /// Every file git knows, and can be read as text.
 fn tracked() -> Vec<(String, String)> {

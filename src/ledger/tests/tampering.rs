@@ -196,3 +196,13 @@ fn a_flipped_byte_of_the_file_is_named_or_changes_nothing_that_is_shown() {
     }
     assert!(named > 5, "seed {seed}: {named}");
 }
+
+#[test]
+fn the_statement_an_operator_is_told_sets_a_watermark_that_the_ledger_believes() {
+    let rig = used();
+    let stream = StreamId { generation: 7, shard: 3 };
+    let statement = Ledger::watermark_by_hand(stream, Sequence(1));
+    Connection::open(rig.path()).unwrap().execute(&statement, []).unwrap();
+    assert_eq!(Ledger::open(&rig.path()).unwrap().watermark(stream).unwrap(), Sequence(1));
+    rig.reader().verify().unwrap();
+}
