@@ -12,8 +12,8 @@ JSON, or XML where a V1 call asks for it, with `RequestId`, `HostId`, `Code`, `M
 `Recommend`; behind the message below may stand a detail, such as the text that was signed, the skew
 of a clock or the offset of a bad byte. `x-acs-request-id` is the RequestId, and the log has it.
 
-A refused call is not billed and leaves nothing behind. Try again, with a new nonce, what is 408, 429
-or 500, after `Retry-After` if there is one; the other calls are wrong and stay so. A
+A refused call is not billed and leaves nothing behind. Try again, with a new nonce, what is 408,
+429 or 500, after `Retry-After` if there is one; the other calls are wrong and stay so. A
 SendMessageFailed may have been stored where its text says that the outcome is unknown.
 
 What is no HTTP at all is answered by the HTTP library: an empty 400 or 431, and the connection
