@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use super::prometheus::{Prometheus, Series, checkout, get};
 
 /// What a rate is taken over: the test's whole traffic lies in it.
-pub(crate) const RATE_SECONDS: u32 = 120;
+pub(crate) const RATE_SECONDS: u32 = 240;
 /// What a dashboard shows.
-const RANGE_SECONDS: u64 = 300;
+const RANGE_SECONDS: u64 = 600;
 
 /// What is chosen in a dashboard's variables.
 pub(crate) struct Chosen {

@@ -42,7 +42,7 @@ impl Series {
 }
 
 impl Prometheus {
-    /// Scrapes the targets of each job, twice a second and with the token, and waits until it has
+    /// Scrapes the targets of each job, once a second and with the token, and waits until it has
     /// seen each of them.
     ///
     /// Alerts fire at once: the minutes of their `for` are promtool's to try.
@@ -57,9 +57,10 @@ impl Prometheus {
             let text: Vec<_> = text.lines().map(hasty).collect();
             fs::write(folder.path().join(file), text.join("\n")).expect("the rules are written");
         }
-        let mut config = "global: {scrape_interval: 500ms, evaluation_interval: 500ms}\n\
+        let mut config =
+            "global: {scrape_interval: 1s, evaluation_interval: 1s, scrape_timeout: 1s}\n\
                           rule_files: [weir.rules.yml, weir.alerts.yml]\nscrape_configs:\n"
-            .to_owned();
+                .to_owned();
         for (job, targets) in jobs {
             config += &format!(
                 "- job_name: {job}\n  authorization: {{credentials: {TOKEN}}}\n  \

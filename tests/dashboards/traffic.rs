@@ -50,6 +50,11 @@ impl Truth {
         self.billed.values().sum()
     }
 
+    /// All answers.
+    pub(crate) fn all_answered(&self) -> u64 {
+        self.all_billed() + self.refused.values().sum::<u64>()
+    }
+
     /// Answers with this code.
     pub(crate) fn answered(&self, code: &str) -> u64 {
         self.refused.get(code).copied().unwrap_or_default()
