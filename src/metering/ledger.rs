@@ -14,19 +14,36 @@ use crate::message::InstanceId;
 pub struct Billing {
     by_instance: HashMap<InstanceId, IntCounter>,
     shown: Shown,
+    totals: Totals,
+}
+
+/// What the ledger has of each instance, beside the billing counters: a message is in those before
+/// the ledger can have it, and a scrape never sees it the other way round.
+#[derive(Clone, Debug)]
+struct Totals {
+    by_instance: HashMap<InstanceId, IntCounter>,
+    shown: Shown,
 }
 
 impl Billing {
-    /// Registers the family for the configured instances.
+    /// Registers the family for the configured instances, and the ledger's beside it.
     ///
     /// # Errors
     /// [`MeteringError`] if a name is taken.
     pub fn new(registry: &Registry, instances: &[InstanceId]) -> Result<Self, MeteringError> {
-        let (billable, shown) = registry.add_restored(IntCounterVec::new(
+        let totals = IntCounterVec::new(
+            opts("weir_ledger_messages_total", "Messages billed, as the ledger's rows have it."),
+            &["instance_id"],
+        );
+        let billable = IntCounterVec::new(
             opts("weir_billable_messages_total", "Messages billed: SendMessage calls journaled."),
             &["instance_id"],
-        ))?;
-        Ok(Self { by_instance: handles(&billable, instances), shown })
+        );
+        let [(totals, totals_shown), (billable, shown)] =
+            registry.add_restored(totals, billable)?;
+        let by_instance = handles(&billable, instances);
+        let totals = Totals { by_instance: handles(&totals, instances), shown: totals_shown };
+        Ok(Self { by_instance, shown, totals })
     }
 
     /// Says that every counter stands where the last process left it.
@@ -63,20 +80,15 @@ pub struct LedgerMetrics {
     pub late: IntCounter,
     /// Minute rows and adjustments purged; their hours stay.
     pub purged: IntCounter,
-    totals: HashMap<InstanceId, IntCounter>,
-    shown: Shown,
+    totals: Totals,
 }
 
 impl LedgerMetrics {
-    /// Registers the families, totals for the configured instances.
+    /// Registers the families; the ledger's totals came with the billing counters.
     ///
     /// # Errors
     /// [`MeteringError`] if a name is taken.
-    pub fn new(registry: &Registry, instances: &[InstanceId]) -> Result<Self, MeteringError> {
-        let (totals, shown) = registry.add_restored(IntCounterVec::new(
-            opts("weir_ledger_messages_total", "Messages billed, as the ledger's rows have it."),
-            &["instance_id"],
-        ))?;
+    pub fn new(registry: &Registry, billing: &Billing) -> Result<Self, MeteringError> {
         let lag = IntGauge::with_opts(opts(
             "weir_ledger_lag_messages",
             "Journaled messages the ledger does not cover yet.",
@@ -93,21 +105,20 @@ impl LedgerMetrics {
             lag: registry.add(lag)?,
             late: registry.add(late)?,
             purged: registry.add(purged)?,
-            totals: handles(&totals, instances),
-            shown,
+            totals: billing.totals.clone(),
         })
     }
 
     /// Shows what the ledger has of an instance in all; less than before changes nothing.
     pub fn total(&self, instance: &InstanceId, messages: u64) {
-        if let Some(counter) = self.totals.get(instance) {
+        if let Some(counter) = self.totals.by_instance.get(instance) {
             counter.inc_by(messages.saturating_sub(counter.get()));
         }
     }
 
     /// Says that every total was read from the ledger. A scrape sees them from here on.
     pub fn restored(&self) {
-        self.shown.show();
+        self.totals.shown.show();
     }
 }
 
@@ -126,7 +137,7 @@ mod tests {
         let registry = Registry::new();
         let instances = [InstanceId::parse("post-cn-a").unwrap()];
         let billing = Billing::new(&registry, &instances).unwrap();
-        let ledger = LedgerMetrics::new(&registry, &instances).unwrap();
+        let ledger = LedgerMetrics::new(&registry, &billing).unwrap();
         let seen = || {
             let families = ["weir_billable_messages_total", "weir_ledger_messages_total"];
             families.map(|family| sample(&registry, family))
@@ -143,11 +154,44 @@ mod tests {
     fn the_ledgers_total_never_goes_backwards_and_knows_no_other_instance() {
         let registry = Registry::new();
         let [a, b] = ["post-cn-a", "post-cn-b"].map(|id| InstanceId::parse(id).unwrap());
-        let ledger = LedgerMetrics::new(&registry, std::slice::from_ref(&a)).unwrap();
+        let billing = Billing::new(&registry, std::slice::from_ref(&a)).unwrap();
+        let ledger = LedgerMetrics::new(&registry, &billing).unwrap();
         ledger.restored();
         for (instance, total, seen) in [(&a, 5, 5), (&a, 9, 9), (&a, 3, 9), (&b, 50, 9)] {
             ledger.total(instance, total);
             assert_eq!(sample(&registry, "weir_ledger_messages_total"), Some(seen));
         }
+    }
+
+    #[test]
+    fn no_scrape_sees_a_message_in_the_ledger_before_it_is_billed() {
+        const MESSAGES: u64 = 200_000;
+        let registry = Registry::new();
+        let instances = [InstanceId::parse("post-cn-a").unwrap()];
+        let billing = Billing::new(&registry, &instances).unwrap();
+        let ledger = LedgerMetrics::new(&registry, &billing).unwrap();
+        billing.restored();
+        ledger.restored();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for message in 1..=MESSAGES {
+                    billing.add(&instances[0], 1);
+                    ledger.total(&instances[0], message);
+                }
+            });
+            loop {
+                let is_last = writer.is_finished();
+                let text = String::from_utf8(registry.expose().unwrap()).unwrap();
+                let value = |family: &str| -> u64 {
+                    let line = text.lines().find(|line| line.starts_with(&format!("{family}{{")));
+                    line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+                };
+                let in_ledger = value("weir_ledger_messages_total");
+                assert!(in_ledger <= value("weir_billable_messages_total"), "{text}");
+                if is_last {
+                    break;
+                }
+            }
+        });
     }
 }

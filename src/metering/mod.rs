@@ -27,7 +27,7 @@ pub use wire::WireMetrics;
 use restored::{Restored, Shown};
 
 use prometheus::core::Collector;
-use prometheus::{Encoder, HistogramOpts, Opts, TextEncoder};
+use prometheus::{Encoder, HistogramOpts, IntCounterVec, Opts, TextEncoder};
 
 /// The content type of [`Registry::expose`].
 pub const EXPOSITION_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -58,14 +58,16 @@ impl Registry {
         Ok(text)
     }
 
-    /// Registers a family that is shown only once what is returned beside it says so.
-    fn add_restored<C: Collector + Clone + 'static>(
+    /// Registers two families, each shown once what is returned beside it says so, and the first
+    /// read before the second.
+    fn add_restored(
         &self,
-        built: Result<C, prometheus::Error>,
-    ) -> Result<(C, Shown), MeteringError> {
-        let (family, shown) = (built?, Shown::default());
-        self.0.register(Box::new(Restored::new(family.clone(), shown.clone())))?;
-        Ok((family, shown))
+        first: Result<IntCounterVec, prometheus::Error>,
+        second: Result<IntCounterVec, prometheus::Error>,
+    ) -> Result<[(IntCounterVec, Shown); 2], MeteringError> {
+        let families = [(first?, Shown::default()), (second?, Shown::default())];
+        self.0.register(Box::new(Restored::new(families.clone())))?;
+        Ok(families)
     }
 
     fn add<C: Collector + Clone + 'static>(

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use prometheus::IntCounterVec;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
@@ -15,24 +16,27 @@ impl Shown {
     }
 }
 
-/// A family that a scrape does not see before it stands where the last process left it.
-pub(super) struct Restored<C> {
-    family: C,
-    shown: Shown,
+/// Two families that a scrape does not see before they stand where the last process left them.
+///
+/// The first is read before the second: what is counted in the second before it is in the first is
+/// never seen in the first alone.
+pub(super) struct Restored {
+    families: [(IntCounterVec, Shown); 2],
 }
 
-impl<C> Restored<C> {
-    pub(super) const fn new(family: C, shown: Shown) -> Self {
-        Self { family, shown }
+impl Restored {
+    pub(super) const fn new(families: [(IntCounterVec, Shown); 2]) -> Self {
+        Self { families }
     }
 }
 
-impl<C: Collector> Collector for Restored<C> {
+impl Collector for Restored {
     fn desc(&self) -> Vec<&Desc> {
-        self.family.desc()
+        self.families.iter().flat_map(|(family, _)| family.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        if self.shown.0.load(Ordering::Acquire) { self.family.collect() } else { vec![] }
+        let shown = self.families.iter().filter(|(_, shown)| shown.0.load(Ordering::Acquire));
+        shown.flat_map(|(family, _)| family.collect()).collect()
     }
 }

@@ -54,6 +54,7 @@ impl Meters {
         let registry = Registry::new();
         let instances: Vec<InstanceId> =
             config.admission.instances.iter().map(|instance| instance.id.clone()).collect();
+        let billing = Billing::new(&registry, &instances)?;
         let delivery = DeliveryMetrics::new(&registry)?;
         let backlog_bytes_max = i64::try_from(config.backlog_bytes_max).unwrap_or(i64::MAX);
         delivery.backlog_bytes_max.set(backlog_bytes_max);
@@ -64,8 +65,8 @@ impl Meters {
             journal: JournalMetrics::new(&registry)?,
             delivery,
             devices: DeviceMetrics::new(&registry, &instances)?,
-            billing: Billing::new(&registry, &instances)?,
-            ledger: LedgerMetrics::new(&registry, &instances)?,
+            ledger: LedgerMetrics::new(&registry, &billing)?,
+            billing,
             process: ProcessMetrics::new(
                 &registry,
                 env!("CARGO_PKG_VERSION"),

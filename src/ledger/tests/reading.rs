@@ -8,7 +8,7 @@ use crate::admission::{Admitted, NonceMark};
 use crate::clock::ManualClock;
 use crate::journal::{Config as JournalConfig, Disk, Environment, Journal, Opened, system_salts};
 use crate::message::{Message, MessageId, Payload, Topic};
-use crate::metering::{JournalMetrics, LedgerMetrics, Registry};
+use crate::metering::{Billing, JournalMetrics, LedgerMetrics, Registry};
 
 const START: u64 = 1_795_392_000_000; // 2026-11-23T00:00:00Z
 
@@ -103,7 +103,8 @@ impl Journaled {
 
     fn clerk_showing(&self, registry: &Registry) -> Clerk {
         let ledger = Ledger::open(&self.folder.path().join(FILE)).unwrap();
-        let metrics = LedgerMetrics::new(registry, &[instance("a"), instance("b")]).unwrap();
+        let billing = Billing::new(registry, &[instance("a"), instance("b")]).unwrap();
+        let metrics = LedgerMetrics::new(registry, &billing).unwrap();
         let config = Config { minutes_kept: MINUTES_KEPT };
         let streams = self.opened.journal.streams();
         Clerk::new(ledger, streams, config, Arc::new(self.clock.clone()), metrics).unwrap()

@@ -428,7 +428,7 @@ impl World {
         let couriers = journal.streams().iter().map(courier).collect();
         let kept = crate::ledger::Config { minutes_kept: Duration::from_secs(1 << 30) };
         let clock = Arc::new(self.clock.clone());
-        let lag = LedgerMetrics::new(&registry, &[]).unwrap();
+        let lag = LedgerMetrics::new(&registry, &billing).unwrap();
         let clerk = Clerk::new(ledger, journal.streams(), kept, clock, lag).unwrap();
         let config = crate::queue::Config { slots: 4096, shards: writers.len() };
         let metrics = QueueMetrics::new(&registry, writers.len()).unwrap();
