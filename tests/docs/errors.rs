@@ -9,8 +9,9 @@ const HEAD: &str = "\
 
 Generated from the code (`make docs`), as [openapi.json](openapi.json) is. Every answer of weir is
 JSON, or XML where a V1 call asks for it, with `RequestId`, `HostId`, `Code`, `Message` and
-`Recommend`; behind the message below may stand a detail, such as the text that was signed, the skew
-of a clock or the offset of a bad byte. `x-acs-request-id` is the RequestId, and the log has it.
+`Recommend`; behind the message below may stand a detail, such as the text that was signed, the
+skew of a clock or the offset of a bad byte. `x-acs-request-id` is the RequestId, and the log has
+it.
 
 A refused call is not billed and leaves nothing behind. Try again, with a new nonce, what is 408,
 429 or 500, after `Retry-After` if there is one; the other calls are wrong and stay so. A
