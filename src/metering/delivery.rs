@@ -112,6 +112,7 @@ impl DropReason {
 #[derive(Clone, Debug)]
 pub struct DeviceMetrics {
     by_instance: HashMap<InstanceId, DeviceHandles>,
+    store_errors: IntCounter,
 }
 
 #[derive(Clone, Debug)]
@@ -144,7 +145,18 @@ impl DeviceMetrics {
             dropped: DropReason::ALL
                 .map(|reason| dropped.with_label_values(&[id.as_str(), reason.label()])),
         };
-        Ok(Self { by_instance: instances.iter().map(|id| (id.clone(), handles(id))).collect() })
+        let store_errors = registry.add(IntCounter::with_opts(opts(
+            "weir_device_store_errors_total",
+            "Attempts to write stored sessions that failed; they are repeated.",
+        )))?;
+        let by_instance = instances.iter().map(|id| (id.clone(), handles(id))).collect();
+        Ok(Self { by_instance, store_errors })
+    }
+
+    /// Counts attempts to write stored sessions that failed.
+    #[must_use]
+    pub fn store_errors(&self) -> IntCounter {
+        self.store_errors.clone()
     }
 
     /// Sets how many devices of an instance are connected.

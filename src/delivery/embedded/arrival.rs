@@ -13,9 +13,10 @@ use rmqtt::session::{OfflineInfo, Session};
 use rmqtt::shared::Entry;
 use rmqtt::types::{
     From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason, SubsSearchResult,
-    Subscribe, SubscribeReturn, Tx, Unsubscribe,
+    Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
 };
 
+use super::store::Subscription;
 use super::tenants::Tenant;
 
 /// rmqtt's handle to one client id's session, with its backlog held during a takeover.
@@ -28,6 +29,7 @@ pub(super) struct Arrival {
 #[derive(Default)]
 struct Takeover {
     clean_start: bool,
+    subscriptions: Subscriptions,
     handed_on: Vec<(From, Publish)>,
     last_packet_id: u16,
 }
@@ -35,9 +37,9 @@ struct Takeover {
 impl Takeover {
     /// Takes the messages out, but for a QoS 2 exchange whose PUBREL is owed: rmqtt repeats that.
     fn take(&mut self, session: &mut OfflineInfo) {
+        self.subscriptions.clone_from(&session.subscriptions);
         for mut message in std::mem::take(&mut session.inflight_messages) {
-            let packet_id = message.publish.packet_id.map_or(0, |id| id.get());
-            self.last_packet_id = self.last_packet_id.max(packet_id);
+            self.reserve(&message.publish);
             if message.status == MomentStatus::UnComplete {
                 session.inflight_messages.push(message);
             } else {
@@ -45,13 +47,26 @@ impl Takeover {
                 self.handed_on.push((message.from, message.publish));
             }
         }
+        // One that was in flight when weir ended has its packet id still.
+        session.offline_messages.iter().for_each(|(_, publish)| self.reserve(publish));
         self.handed_on.extend(session.offline_messages.drain(..));
+    }
+
+    fn reserve(&mut self, publish: &Publish) {
+        let packet_id = publish.packet_id.map_or(0, |id| id.get());
+        self.last_packet_id = self.last_packet_id.max(packet_id);
     }
 }
 
 impl Arrival {
     pub(super) fn new(entry: Box<dyn Entry>, tenant: Option<Arc<Tenant>>) -> Self {
         Self { entry, tenant, takeover: None }
+    }
+
+    async fn subscribed(&self, filter: &str) -> Option<Subscription> {
+        let subscriptions = self.entry.session()?.subscriptions().await.ok()?;
+        let options = subscriptions.read().await.get(filter).cloned();
+        options.map(Subscription)
     }
 }
 
@@ -89,14 +104,22 @@ impl Entry for Arrival {
 
     async fn set(&mut self, session: Session, tx: Tx) -> rmqtt::Result<()> {
         let packet_ids = session.out_inflight().clone();
+        if let Some(tenant) = &self.tenant {
+            let nothing = Takeover::default();
+            let takeover = self.takeover.as_ref().unwrap_or(&nothing);
+            let Takeover { clean_start, subscriptions, .. } = takeover;
+            tenant.store_arrival(&session, *clean_start, subscriptions).await?;
+        }
         self.entry.set(session, tx.clone()).await?;
         if let (Some(takeover), Some(tenant)) = (self.takeover.take(), &self.tenant) {
             packet_ids.read().await.advance_next_id(takeover.last_packet_id);
-            for (from, publish) in takeover.handed_on {
+            let client_id = self.entry.id().client_id.clone();
+            for (from, mut publish) in takeover.handed_on {
+                tenant.keep_handed_on(&client_id, &mut publish);
                 // Whether this connection lives shows when it is served; its session goes with it.
                 let _ = tx.unbounded_send(ToSession::Forward(from, publish));
             }
-            tenant.arrived(&self.entry.id().client_id, &tx, takeover.clean_start);
+            tenant.arrived(&client_id, &tx, takeover.clean_start);
         }
         Ok(())
     }
@@ -137,11 +160,25 @@ impl Entry for Arrival {
         self.entry.tx()
     }
 
+    /// The SUBACK comes after the disk.
     async fn subscribe(&self, subscribe: &Subscribe) -> rmqtt::Result<SubscribeReturn> {
-        self.entry.subscribe(subscribe).await
+        let Some(tenant) = &self.tenant else { return self.entry.subscribe(subscribe).await };
+        let (client_id, filter) = (self.entry.id().client_id.clone(), &subscribe.topic_filter);
+        let before = self.subscribed(filter).await;
+        let wanted = Some(Subscription(subscribe.opts.clone()));
+        tenant.store_subscription(&client_id, filter, wanted, before.clone()).await?;
+        let outcome = self.entry.subscribe(subscribe).await;
+        tenant.unstore_subscription(&client_id, filter, &outcome, before);
+        outcome
     }
 
+    /// The UNSUBACK as well.
     async fn unsubscribe(&self, unsubscribe: &Unsubscribe) -> rmqtt::Result<bool> {
+        if let Some(tenant) = &self.tenant {
+            let (client_id, filter) = (&self.entry.id().client_id, &unsubscribe.topic_filter);
+            let before = self.subscribed(filter).await;
+            tenant.store_subscription(client_id, filter, None, before).await?;
+        }
         self.entry.unsubscribe(unsubscribe).await
     }
 

@@ -10,6 +10,7 @@ use rmqtt::session::Session;
 use rmqtt::types::{AuthResult, ConnectInfo, From, Publish, QoS, Reason, SubscribeAclResult};
 
 use super::sign_in::{Directory, Refused};
+use super::stored;
 use super::tenants::Tenants;
 use crate::metering::DropReason;
 
@@ -28,8 +29,10 @@ impl Hooks {
             Type::ClientSubscribeCheckAcl,
             Type::MessagePublish,
             Type::MessageDelivered,
+            Type::MessageAcked,
             Type::MessageDropped,
             Type::ClientDisconnected,
+            Type::SessionTerminated,
         ] {
             register.add(place, Box::new(self.clone())).await;
         }
@@ -51,7 +54,12 @@ impl Hooks {
             return;
         };
         let stalled = is_write_timeout(reason);
-        tenant.disconnected(&session.id.client_id, stalled, !is_stored(session).await);
+        let disconnect = session.disconnect().await.ok().flatten();
+        let expiry = stored::expiry(session, disconnect.as_ref()).await;
+        tenant.disconnected(&session.id.client_id, stalled, expiry.is_none());
+        if let Some(expiry) = expiry {
+            tenant.away(session, expiry).await;
+        }
     }
 }
 
@@ -71,14 +79,32 @@ impl Handler for Hooks {
                 (false, addressed(publish).map(HookResult::Publish).or(so_far))
             }
             Parameter::MessageDelivered(session, from, publish) => {
-                if is_stored(session).await {
+                if stored::expiry(session, None).await.is_some() {
                     keep_in_flight(session, from, publish).await;
+                }
+                if let Some(tenant) = self.tenants.of(&session.id) {
+                    tenant.sent(&session.id.client_id, publish);
                 }
                 (true, so_far)
             }
-            Parameter::MessageDropped(Some(to), _, _, reason) => {
-                if let (Some(tenant), Some(reason)) = (self.tenants.of(to), drop_reason(reason)) {
-                    tenant.dropped(reason, 1);
+            Parameter::MessageAcked(session, _, publish) => {
+                if let Some(tenant) = self.tenants.of(&session.id) {
+                    tenant.done(&session.id.client_id, publish);
+                }
+                (true, so_far)
+            }
+            Parameter::MessageDropped(Some(to), _, publish, reason) => {
+                if let Some(tenant) = self.tenants.of(to) {
+                    tenant.done(&to.client_id, publish);
+                    if let Some(reason) = drop_reason(reason) {
+                        tenant.dropped(reason, 1);
+                    }
+                }
+                (true, so_far)
+            }
+            Parameter::SessionTerminated(session, _) => {
+                if let Some(tenant) = self.tenants.of(&session.id) {
+                    tenant.terminated(session);
                 }
                 (true, so_far)
             }
@@ -88,15 +114,6 @@ impl Handler for Hooks {
             }
             _ => (true, so_far),
         }
-    }
-}
-
-/// Whether a session outlives its connection.
-async fn is_stored(session: &Session) -> bool {
-    match session.connect_info().await.as_deref() {
-        Ok(ConnectInfo::V3(_, connect)) => !connect.clean_session,
-        Ok(ConnectInfo::V5(..)) => !session.fitter.session_expiry_interval(None).is_zero(),
-        Err(_) => false,
     }
 }
 

@@ -14,14 +14,13 @@ use rmqtt::session::Session;
 use rmqtt::shared::{Entry, Shared};
 use rmqtt::types::{
     AllRelationsMap, ForwardedCount, ForwardedRecipients, From, HashMap, Id, MsgID, NodeId,
-    Publish, Reason, Route, SessionStatus, SubRelations, SubRelationsMap, SubsSearchParams,
+    Publish, QoS, Reason, Route, SessionStatus, SubRelations, SubRelationsMap, SubsSearchParams,
     SubsSearchResult, SubscriptionOptions, To, TopicName,
 };
 use rmqtt::utils::Counter;
 
 use super::arrival::Arrival;
 use super::tenants::Tenants;
-use crate::metering::DropReason;
 
 type Undelivered = Vec<(To, From, Publish, Reason)>;
 
@@ -36,7 +35,7 @@ impl Shared for Sessions {
     }
 
     /// What a device publishes, its will included. A full session does not hold it up: the
-    /// session may be the publisher's own.
+    /// session may be the publisher's own. Stored copies are on disk before it is acknowledged.
     async fn forwards(
         &self,
         _: Option<MsgID>,
@@ -46,9 +45,14 @@ impl Shared for Sessions {
         let Some(tenant) = self.0.of(&from.id) else {
             return Ok(0);
         };
-        let (reached, held) = tenant.forward(&from, &unshared(publish)).await;
-        tenant.dropped(DropReason::SessionFull, held.len() as u64);
-        Ok(reached)
+        let is_acknowledged = publish.qos != QoS::AtMostOnce;
+        tenant.room().await;
+        let forwarded = tenant.forward(&from, &unshared(publish)).await;
+        forwarded.held.iter().for_each(|held| tenant.overflowed(held));
+        if is_acknowledged && forwarded.kept {
+            tenant.settled().await;
+        }
+        Ok(forwarded.reached)
     }
 
     async fn forwards_and_get_shareds(

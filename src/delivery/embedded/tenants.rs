@@ -13,6 +13,9 @@ use rmqtt::types::{
 use super::backlog::Backlog;
 use super::config::{Config, Limits, MESSAGE_OVERHEAD_BYTES};
 use super::sign_in::UserName;
+use super::store::Store;
+use super::stored::Sharing;
+use crate::clock::Clock;
 use crate::message::InstanceId;
 use crate::metering::{DeviceMetrics, DropReason};
 
@@ -44,16 +47,24 @@ impl Tables {
 }
 
 impl Tenants {
-    pub(super) fn new(broker: &ServerContext, config: &Config, metrics: &DeviceMetrics) -> Self {
+    pub(super) fn new(
+        broker: &ServerContext,
+        config: &Config,
+        store: &Arc<Store>,
+        clock: &Arc<dyn Clock>,
+        metrics: &DeviceMetrics,
+    ) -> Self {
         let tenants = config.instances.iter().map(|instance| {
-            let tenant = Tenant::new(broker, instance.id.clone(), config.limits, metrics.clone());
+            let (store, clock) = (Arc::clone(store), Arc::clone(clock));
+            let tenant =
+                Tenant::new(broker, &instance.id, config.limits, store, clock, metrics.clone());
             (instance.id.to_string(), Arc::new(tenant))
         });
         Self { by_instance: tenants.collect(), nobody: Tables::new(broker) }
     }
 
-    pub(super) fn of_instance(&self, instance: &InstanceId) -> Option<&Arc<Tenant>> {
-        self.by_instance.get(instance.as_str())
+    pub(super) fn of_instance(&self, instance: &str) -> Option<&Arc<Tenant>> {
+        self.by_instance.get(instance)
     }
 
     pub(super) fn of(&self, id: &Id) -> Option<&Arc<Tenant>> {
@@ -76,13 +87,25 @@ impl Tenants {
 
 /// One instance's devices.
 pub(super) struct Tenant {
-    instance: InstanceId,
-    tables: Tables,
-    backlogs: DashMap<ClientId, Arc<Backlog>>,
+    pub(super) instance: InstanceId,
+    pub(super) tables: Tables,
+    pub(super) backlogs: DashMap<ClientId, Arc<Backlog>>,
+    pub(super) store: Arc<Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) node: NodeId,
     limits: Limits,
     metrics: DeviceMetrics,
-    node: NodeId,
     weir: From,
+}
+
+/// What became of a message offered to every session it is for.
+pub(super) struct Forwarded {
+    /// Sessions that took it.
+    pub(super) reached: usize,
+    /// Sessions that had no room.
+    pub(super) held: Vec<Held>,
+    /// Whether any copy was stored, and is to be on disk before it is acknowledged.
+    pub(super) kept: bool,
 }
 
 /// What became of a message offered to a session.
@@ -102,20 +125,24 @@ pub(super) struct Held {
 impl Tenant {
     fn new(
         broker: &ServerContext,
-        instance: InstanceId,
+        instance: &InstanceId,
         limits: Limits,
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
         metrics: DeviceMetrics,
     ) -> Self {
         let node = broker.node.id();
         let signed_in_as = SignedInAs::from(format!("Device|weir|{instance}"));
         let weir = Id::new(node, 0, None, None, "weir".into(), Some(signed_in_as));
         Self {
-            instance,
+            instance: instance.clone(),
             tables: Tables::new(broker),
             backlogs: DashMap::default(),
+            store,
+            clock,
+            node,
             limits,
             metrics,
-            node,
             weir: From::from_system(weir),
         }
     }
@@ -125,11 +152,11 @@ impl Tenant {
         &self.weir
     }
 
-    /// Hands a message to every matching session that has room; returns how many that were, and
-    /// the sessions that had none.
-    pub(super) async fn forward(&self, from: &From, publish: &Publish) -> (usize, Vec<Held>) {
+    /// Hands a message to every matching session that has room.
+    pub(super) async fn forward(&self, from: &From, publish: &Publish) -> Forwarded {
         let mut reached = 0;
         let mut held = Vec::new();
+        let mut sharing = Sharing::default();
         for (_, client_id, options, subscription_ids, _) in self.matches(from, publish).await {
             let mut copy = publish.clone();
             copy.dup = false;
@@ -139,16 +166,22 @@ impl Tenant {
             if let (Some(ids), Some(properties)) = (subscription_ids, &mut copy.properties) {
                 properties.subscription_ids = ids;
             }
-            match self.offer(from, client_id, copy) {
+            match self.offer(from, client_id, copy, &mut sharing) {
                 Offer::Taken => reached += 1,
                 Offer::NoSession => self.dropped(DropReason::NoSession, 1),
                 Offer::Full(full) => held.push(full),
             }
         }
-        (reached, held)
+        Forwarded { reached, held, kept: sharing.is_kept() }
     }
 
-    fn offer(&self, from: &From, client_id: ClientId, mut publish: Publish) -> Offer {
+    fn offer(
+        &self,
+        from: &From,
+        client_id: ClientId,
+        mut publish: Publish,
+        sharing: &mut Sharing,
+    ) -> Offer {
         let backlog = self.backlog(&client_id);
         // Held until the message is on its way: a takeover must not begin in between.
         let mut arriving = backlog.arriving();
@@ -158,6 +191,7 @@ impl Tenant {
         }
         let bytes = publish.payload.len() + publish.topic.len() + MESSAGE_OVERHEAD_BYTES;
         if let Some(waiting) = arriving.as_mut() {
+            self.keep(&backlog, &mut publish, sharing);
             publish.payload = backlog.hold(publish.payload.clone(), bytes);
             waiting.push((from.clone(), publish));
             return Offer::Taken;
@@ -165,9 +199,12 @@ impl Tenant {
         let Some((session, _)) = self.tables.sessions.tx(&client_id) else {
             return Offer::NoSession;
         };
+        self.keep(&backlog, &mut publish, sharing);
         publish.payload = backlog.hold(publish.payload.clone(), bytes);
+        let is_kept = publish.delay_interval.is_some();
         let sent = session.unbounded_send(ToSession::Forward(from.clone(), publish));
-        sent.map_or(Offer::NoSession, |()| Offer::Taken)
+        // A stored session without a task is healed by the next sweep, and finds it on disk.
+        if sent.is_ok() || is_kept { Offer::Taken } else { Offer::NoSession }
     }
 
     async fn matches(&self, from: &From, publish: &Publish) -> SubRelations {
@@ -188,20 +225,32 @@ impl Tenant {
     async fn settle_one(&self, from: &From, mut held: Held) {
         while !held.backlog.is_cut_off() {
             if !self.is_connected(&held.client_id).await {
-                return self.dropped(DropReason::SessionFull, 1);
+                return self.overflowed(&held);
             }
             if !held.backlog.drained(self.limits.stalled_after).await {
                 held.backlog.set_cut_off(true);
                 self.close(&held.client_id, Reason::from_static("the device stopped reading"));
                 break;
             }
-            match self.offer(from, held.client_id, held.publish) {
+            match self.offer(from, held.client_id, held.publish, &mut Sharing::default()) {
                 Offer::Taken => return,
                 Offer::NoSession => return self.dropped(DropReason::NoSession, 1),
                 Offer::Full(again) => held = again,
             }
         }
         self.dropped(DropReason::StalledReader, 1);
+    }
+
+    /// Counts a message for which its session has no room; says so once until there is some.
+    pub(super) fn overflowed(&self, held: &Held) {
+        self.dropped(DropReason::SessionFull, 1);
+        if held.backlog.overflows_anew() {
+            let (instance, client_id) = (&self.instance, &held.client_id);
+            tracing::warn!(
+                %instance, %client_id, messages = held.backlog.messages(),
+                "a session is full: what it cannot hold is dropped and counted"
+            );
+        }
     }
 
     /// Keeps back what is published to a client id until its new connection is in place.
@@ -214,8 +263,9 @@ impl Tenant {
     pub(super) fn arrived(&self, client_id: &ClientId, session: &Tx, clean_start: bool) {
         let backlog = self.backlog(client_id);
         let mut arriving = backlog.arriving();
-        for (from, publish) in arriving.take().unwrap_or_default() {
+        for (from, mut publish) in arriving.take().unwrap_or_default() {
             if !clean_start || publish.target_clientid.is_some() {
+                self.keep_handed_on(client_id, &mut publish);
                 // A session that has ended meanwhile waits for nothing.
                 let _ = session.unbounded_send(ToSession::Forward(from, publish));
             }
@@ -247,13 +297,15 @@ impl Tenant {
         self.metrics.dropped(&self.instance, reason, messages);
     }
 
-    /// Counts sessions, and forgets the backlogs of those that are gone.
-    pub(super) async fn sweep(&self) {
+    /// Counts sessions, and forgets the backlogs of those that are gone. Returns those that lost
+    /// their task: a device that leaves before its CONNACK takes rmqtt's with it.
+    pub(super) async fn sweep(&self) -> Vec<Id> {
         let (mut connected, mut stored) = (0, 0);
+        let mut lost = Vec::new();
         for id in self.session_ids() {
-            let session = self.tables.sessions.entry(id);
+            let session = self.tables.sessions.entry(id.clone());
             match session.is_connected().await {
-                _ if session.tx().is_none_or(|tx| tx.is_closed()) => {}
+                _ if session.tx().is_none_or(|tx| tx.is_closed()) => lost.push(id),
                 true => connected += 1,
                 false => stored += 1,
             }
@@ -263,6 +315,7 @@ impl Tenant {
         self.backlogs.retain(|client_id, backlog| {
             backlog.is_in_use() || self.tables.sessions.exist(client_id)
         });
+        lost
     }
 
     /// True once nothing waits for a connected device.
@@ -301,7 +354,7 @@ impl Tenant {
         self.tables.sessions.iter().map(|session| session.id()).collect()
     }
 
-    fn backlog(&self, client_id: &ClientId) -> Arc<Backlog> {
+    pub(super) fn backlog(&self, client_id: &ClientId) -> Arc<Backlog> {
         if let Some(backlog) = self.backlogs.get(client_id) {
             return Arc::clone(&backlog);
         }

@@ -4,6 +4,7 @@ mod delivery;
 mod isolation;
 mod sign_in;
 mod stalled;
+mod stored;
 
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use rumqttc::{AsyncClient, ConnectReturnCode, Event, EventLoop, MqttOptions, Packet, QoS};
 
+use tempfile::TempDir;
+
 use super::*;
-use crate::clock::UnixMillis;
+use crate::clock::{Clock, SystemClock, UnixMillis};
 use crate::message::{InstanceId, MessageId, Payload, Topic};
 use crate::metering::Registry;
 
@@ -25,6 +28,7 @@ const CLIENT: &str = "GID_Test@@@0001";
 struct Broken {
     broker: EmbeddedBroker,
     registry: Registry,
+    folder: Arc<TempDir>,
 }
 
 impl Broken {
@@ -63,6 +67,10 @@ async fn start() -> Broken {
 }
 
 async fn start_with(limits: Limits) -> Broken {
+    start_in(Arc::new(tempfile::tempdir().unwrap()), limits, Arc::new(SystemClock)).await
+}
+
+fn config(limits: Limits) -> Config {
     let instance = |id: &str, account: &str| Instance {
         id: InstanceId::parse(id).unwrap(),
         account: account.into(),
@@ -73,17 +81,31 @@ async fn start_with(limits: Limits) -> Broken {
         secret: Secret::new(secret.into()),
         account: account.into(),
     };
-    let config = Config {
+    Config {
         listen: ([127, 0, 0, 1], 0).into(),
         connections_max: 1_000,
         access_keys: vec![key("LTAI1", "secret-1", "1"), key("LTAI2", "secret-2", "2")],
         instances: vec![instance("post-cn-a", "1"), instance("post-cn-b", "2")],
         limits,
-    };
+    }
+}
+
+/// On what a former broker left in a folder, if there was one.
+async fn start_in(folder: Arc<TempDir>, limits: Limits, clock: Arc<dyn Clock>) -> Broken {
+    let config = config(limits);
+    start_as(&config, folder, clock).await.unwrap()
+}
+
+async fn start_as(
+    config: &Config,
+    folder: Arc<TempDir>,
+    clock: Arc<dyn Clock>,
+) -> Result<Broken, StartError> {
     let ids: Vec<_> = config.instances.iter().map(|instance| instance.id.clone()).collect();
     let registry = Registry::new();
     let metrics = DeviceMetrics::new(&registry, &ids).unwrap();
-    Broken { broker: EmbeddedBroker::start(&config, &metrics).await.unwrap(), registry }
+    let broker = EmbeddedBroker::start(config, folder.path(), clock, &metrics).await?;
+    Ok(Broken { broker, registry, folder })
 }
 
 fn message(instance: &str, topic: &str, payload: &[u8]) -> Message {
