@@ -1,7 +1,8 @@
 //! The MQTT 5 properties of a stored message, as JSON: absent ones are left out.
 //!
 //! ```json
-//! {"user":[["msg_id","…"]],"type":"…","response":"…","correlation":"<Base64>","expiry":60,"utf8":true}
+//! {"user":[["msg_id","…"]],"type":"…","response":"…","correlation":"<Base64>","expiry":60,
+//!  "utf8":true}
 //! ```
 
 use std::num::NonZeroU32;
@@ -77,7 +78,10 @@ mod tests {
             is_utf8_payload: true,
             ..PublishProperties::default()
         };
-        let golden = r#"{"user":[["a","\""]],"type":"t","response":"r","correlation":"AP8=","expiry":7,"utf8":true}"#;
+        let golden = concat!(
+            r#"{"user":[["a","\""]],"type":"t","response":"r","correlation":"AP8=","#,
+            r#""expiry":7,"utf8":true}"#
+        );
         assert_eq!(write(&properties), golden);
         assert_eq!(read(golden), Some(properties));
     }
