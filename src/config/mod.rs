@@ -52,8 +52,8 @@ pub struct Config {
     /// How long a message may wait for the broker before it becomes a dead letter; 1 s to 1 year,
     /// default 72 h.
     pub retention: Duration,
-    /// How long messages that a former process left undelivered wait for devices to come back; 0 to
-    /// 60 s, default 5 s.
+    /// How long messages that a former process left undelivered wait for devices to come back that
+    /// have no stored session; 0 to 60 s, default 5 s.
     pub reconnect_grace: Duration,
     /// How long a dead letter is kept; 1 day to 10 years, default 30 days.
     pub dead_letters_kept: Duration,
