@@ -138,6 +138,7 @@ fn check(file: File) -> Result<Config, String> {
     check_places(&file)?;
     let shards = shards(file.shard.count)?;
     let tenancy = tenancy::check(&file)?;
+    let limits = device_limits(&file)?;
     let journal = journal::Config {
         dir: file.data_dir.join("journal"),
         shards,
@@ -196,13 +197,14 @@ fn check(file: File) -> Result<Config, String> {
             nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
             host_aliases: file.http.host_aliases,
         },
-        broker: broker(&file.delivery, tenancy.device_keys, tenancy.device_instances)?,
+        broker: broker(&file.delivery, limits, tenancy.device_keys, tenancy.device_instances)?,
         data_dir: file.data_dir,
     })
 }
 
 fn broker(
     delivery: &file::Delivery,
+    limits: delivery::embedded::Limits,
     access_keys: Vec<delivery::embedded::AccessKey>,
     instances: Vec<delivery::embedded::Instance>,
 ) -> Result<delivery::embedded::Config, String> {
@@ -216,7 +218,23 @@ fn broker(
         )?,
         access_keys,
         instances,
-        limits: delivery::embedded::Limits::default(),
+        limits,
+    })
+}
+
+fn device_limits(file: &File) -> Result<delivery::embedded::Limits, String> {
+    let (device_qps, most) = (file.limits.device_qps, admission::TOKENS_MAX);
+    Ok(delivery::embedded::Limits {
+        device_qps: NonZeroU32::new(device_qps)
+            .filter(|qps| qps.get() <= most)
+            .ok_or_else(|| format!("limits.device_qps is {device_qps}; it is 1 to {most}"))?,
+        retained_messages_max: between(
+            "delivery.embedded.retained_max",
+            file.delivery.embedded.retained_max,
+            0,
+            delivery::embedded::RETAINED_MESSAGES_MAX,
+        )?,
+        ..delivery::embedded::Limits::default()
     })
 }
 

@@ -17,6 +17,7 @@ use rmqtt::types::{
 };
 
 use super::store::Subscription;
+use super::stored;
 use super::tenants::Tenant;
 
 /// rmqtt's handle to one client id's session, with its backlog held during a takeover.
@@ -63,6 +64,14 @@ impl Arrival {
         Self { entry, tenant, takeover: None }
     }
 
+    /// Whether what rmqtt still knows of the client ends with its connection: then there is nothing
+    /// to come back to, however quickly the device does (MQTT 3.1.1, 3.1.2.4; MQTT 5.0, 3.1.2.11).
+    async fn former_is_over(&self) -> bool {
+        let Some(former) = self.entry.session() else { return false };
+        let disconnect = former.disconnect().await.ok().flatten();
+        stored::expiry(&former, disconnect.as_ref()).await.is_none()
+    }
+
     async fn subscribed(&self, filter: &str) -> Option<Subscription> {
         let subscriptions = self.entry.session()?.subscriptions().await.ok()?;
         let options = subscriptions.read().await.get(filter).cloned();
@@ -91,11 +100,21 @@ impl Entry for Arrival {
         clear_subscriptions: bool,
         is_admin: IsAdmin,
     ) -> rmqtt::Result<OfflineSession> {
+        let is_over = self.former_is_over().await;
+        let (clean_start, clear_subscriptions) =
+            (clean_start || is_over, clear_subscriptions || is_over);
         let takeover = self.takeover.insert(Takeover { clean_start, ..Takeover::default() });
         if let Some(tenant) = &self.tenant {
             tenant.hold_for_arrival(&self.entry.id().client_id);
         }
-        let mut former = self.entry.kick(clean_start, clear_subscriptions, is_admin).await?;
+        let kicked = self.entry.kick(clean_start, clear_subscriptions, is_admin).await;
+        let mut former = match kicked {
+            // It ended before it read the request: without its task it is just taken out.
+            Err(_) if self.entry.tx().is_none_or(|former| former.is_closed()) => {
+                self.entry.kick(clean_start, clear_subscriptions, is_admin).await?
+            }
+            kicked => kicked?,
+        };
         if let OfflineSession::Exist(Some(session)) = &mut former {
             takeover.take(session);
         }
@@ -168,7 +187,11 @@ impl Entry for Arrival {
         let wanted = Some(Subscription(subscribe.opts.clone()));
         tenant.store_subscription(&client_id, filter, wanted, before.clone()).await?;
         let outcome = self.entry.subscribe(subscribe).await;
+        let was_subscribed = before.is_some();
         tenant.unstore_subscription(&client_id, filter, &outcome, before);
+        if outcome.as_ref().is_ok_and(|outcome| !outcome.failure()) {
+            tenant.hand_retained(&client_id, subscribe, was_subscribed);
+        }
         outcome
     }
 

@@ -1,22 +1,33 @@
 //! The embedded broker: rmqtt in this process, each instance apart from every other.
 //!
-//! As with ApsaraMQ for MQTT there are no retained messages and no shared subscriptions. Wills are
-//! published, within their instance.
+//! Retained messages, shared subscriptions and wills are there, each within its instance. Topics
+//! that begin with `$` are not: nobody may publish to one, so `$SYS/#` shows nothing.
 
 mod arrival;
 mod backlog;
 mod config;
+mod filters;
 mod hooks;
+mod inbound;
+mod offers;
+mod publishes;
+mod recipients;
 mod restore;
+mod retained;
 mod sign_in;
+mod silent;
 mod store;
 mod stored;
+mod subscriptions;
 mod tables;
 mod tenants;
 #[cfg(test)]
 mod tests;
 
-pub use config::{AccessKey, Config, Device, Instance, Limits, MESSAGE_OVERHEAD_BYTES, Secret};
+pub use config::{
+    AccessKey, Config, Device, Instance, Limits, MESSAGE_OVERHEAD_BYTES, RETAINED_BYTES_MAX,
+    RETAINED_MESSAGES_MAX, Secret,
+};
 pub use sign_in::device_password;
 pub use store::{FILE, StoreError};
 
@@ -37,9 +48,10 @@ use rmqtt::utils::timestamp_millis;
 use tokio::task::JoinHandle;
 
 use self::hooks::Hooks;
+use self::offers::{RetainedOffered, SharingOffered};
 use self::sign_in::Directory;
 use self::store::{Loaded, Store};
-use self::tables::{Sessions, Subscriptions};
+use self::tables::{Filters, Sessions};
 use self::tenants::Tenants;
 use super::broker::{Broker, PublishError, RefusedBy, Unsettled};
 use crate::clock::Clock;
@@ -59,6 +71,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const SESSION_EXPIRY: Duration = Duration::from_secs(72 * 60 * 60);
 /// Filters one session may hold.
 const SUBSCRIPTIONS_MAX: usize = 100;
+/// Topics a connection may name by number, in either direction (MQTT 5.0, 3.3.2.3.4).
+const TOPIC_ALIASES_MAX: u16 = 8;
 /// How often sessions are counted.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Sweeps between two notes in the store that weir was here: a device that is connected when weir
@@ -75,7 +89,7 @@ pub struct EmbeddedBroker {
     store: Arc<Store>,
     stopping: AtomicBool,
     accepting: JoinHandle<()>,
-    sweeping: JoinHandle<()>,
+    sweeping: JoinHandle<((), ())>,
 }
 
 /// Why the embedded broker did not start.
@@ -128,7 +142,9 @@ impl EmbeddedBroker {
         let (store, loaded) = open(folder, &clock, metrics).await?;
         let tenants = Arc::new(Tenants::new(&broker, config, &store, &clock, metrics));
         *broker.extends.shared_mut().await = Box::new(Sessions(Arc::clone(&tenants)));
-        *broker.extends.router_mut().await = Box::new(Subscriptions(Arc::clone(&tenants)));
+        *broker.extends.router_mut().await = Box::new(Filters(Arc::clone(&tenants)));
+        *broker.extends.retain_mut().await = Box::new(RetainedOffered);
+        *broker.extends.shared_subscription_mut().await = Box::new(SharingOffered);
         let directory = Arc::new(Directory::new(config));
         Hooks { directory, tenants: Arc::clone(&tenants) }.register(&broker).await;
         let listener_config = Arc::clone(&listener.cfg);
@@ -136,7 +152,9 @@ impl EmbeddedBroker {
         let server = MqttServer::new(broker.clone()).listener_by_id(listener, local_addr.port());
         let accepting = tokio::spawn(accept(server.build()));
         let sweeping = sweep(broker.clone(), listener_config, Arc::clone(&tenants), store.clone());
-        let sweeping = tokio::spawn(sweeping);
+        let within = config.limits.sign_in_within;
+        let silent = silent::watch(Arc::clone(&tenants), local_addr.port(), within, clock);
+        let sweeping = tokio::spawn(async { tokio::join!(sweeping, silent) });
         let stopping = AtomicBool::new(false);
         Ok(Self { local_addr, broker, tenants, store, stopping, accepting, sweeping })
     }
@@ -245,6 +263,12 @@ async fn restore(
         let restored = tenant.restore(broker, listener, kept).await;
         restored.map_err(|reason| StartError::Restore { client_id, reason })?;
     }
+    for (instance, topic, message) in loaded.retained {
+        let kept = tenants.of_instance(&instance).map(|tenant| tenant.restore_retained(&message));
+        if kept != Some(true) {
+            store.retain(&instance, &topic, None);
+        }
+    }
     if sessions > 0 {
         tracing::info!(sessions, messages, "stored sessions restored");
     }
@@ -287,6 +311,7 @@ fn listener(config: &Config) -> rmqtt::Result<Listener> {
         // The session's backlog is the bound that counts; rmqtt's own must not be met before it.
         .max_mqueue_len(config.limits.session_messages_max.saturating_mul(2))
         .max_subscriptions(SUBSCRIPTIONS_MAX)
+        .max_topic_aliases(TOPIC_ALIASES_MAX)
         .session_expiry_interval(SESSION_EXPIRY)
         .max_session_expiry_interval(SESSION_EXPIRY)
         // A message waits as long as its session; MQTT forbids sending it again before a reconnect.

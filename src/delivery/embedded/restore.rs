@@ -9,7 +9,6 @@ use rmqtt::codec::types::{Protocol, Publish as Packet};
 use rmqtt::codec::v3::Connect as ConnectV3;
 use rmqtt::codec::v5::{Connect as ConnectV5, PublishProperties};
 use rmqtt::context::ServerContext;
-use rmqtt::router::Router;
 use rmqtt::session::{Session, SessionState};
 use rmqtt::shared::Shared;
 use rmqtt::types::{
@@ -18,7 +17,7 @@ use rmqtt::types::{
 };
 
 use super::backlog::{Backlog, Stored};
-use super::config::MESSAGE_OVERHEAD_BYTES;
+use super::publishes::weight_bytes;
 use super::store::{Body, Copy, Kept, SessionKey, SessionRow, tag_of};
 use super::tenants::Tenant;
 use crate::clock::UnixMillis;
@@ -37,7 +36,7 @@ impl Tenant {
     ) -> rmqtt::Result<()> {
         let id = self.id_of(&kept.row);
         let (session, tx) = self.revive(broker, listener, &id, kept).await?;
-        self.tables.sessions.entry(id).set(session, tx).await
+        self.sessions.entry(id).set(session, tx).await
     }
 
     /// Gives a session that lost its task a new one, with what is on disk; one that is not stored
@@ -49,7 +48,7 @@ impl Tenant {
         lost: &Id,
     ) -> rmqtt::Result<()> {
         // Taken while its device comes back: then that finds it.
-        let Ok(mut entry) = self.tables.sessions.entry(lost.clone()).try_lock().await else {
+        let Ok(mut entry) = self.sessions.entry(lost.clone()).try_lock().await else {
             return Ok(());
         };
         if entry.id_same() != Some(true) || entry.tx().is_none_or(|tx| !tx.is_closed()) {
@@ -115,7 +114,7 @@ impl Tenant {
             .map(|(filter, subscription)| (filter.into(), subscription.0))
             .collect();
         for (filter, options) in &filters {
-            self.tables.subscriptions.add(filter, id.clone(), options.clone()).await?;
+            self.subscriptions.add(filter, id.clone(), options.clone());
         }
         let (queue_max, in_flight_max) = (fitter.max_mqueue_len(), fitter.max_inflight());
         let session = Session::new(
@@ -195,7 +194,6 @@ fn publish(
     copy: Copy,
     may_be_sent: bool,
 ) -> Publish {
-    let bytes = body.payload.len() + body.topic.len() + MESSAGE_OVERHEAD_BYTES;
     let properties =
         PublishProperties { subscription_ids: copy.subscription_ids, ..body.properties.clone() };
     let packet = Packet {
@@ -204,8 +202,10 @@ fn publish(
         qos: copy.qos,
         topic: body.topic.clone(),
         packet_id: NonZeroU16::new(copy.packet),
-        payload: backlog.hold(body.payload.clone(), bytes),
+        payload: body.payload.clone(),
         properties: Some(properties),
     };
-    Publish::new(Box::new(packet), None, Some(tag), Some(body.created))
+    let mut publish = Publish::new(Box::new(packet), None, Some(tag), Some(body.created));
+    publish.payload = backlog.hold(body.payload.clone(), weight_bytes(&publish));
+    publish
 }

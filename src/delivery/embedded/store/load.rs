@@ -20,13 +20,6 @@ const ENDED_SESSIONS_MAX: usize = 16;
 pub(in super::super) struct Loaded {
     pub(in super::super) sessions: Vec<Kept>,
     /// By instance and topic.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "retained messages are kept in memory so far; their table is in the format"
-        )
-    )]
     pub(in super::super) retained: Vec<(String, String, Retained)>,
     /// Copies of sessions that expired while weir was away, by instance.
     pub(in super::super) expired: HashMap<String, u64>,

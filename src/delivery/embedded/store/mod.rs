@@ -186,13 +186,6 @@ impl Store {
     }
 
     /// Sets or, with `None`, removes the retained message of a topic.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "retained messages are kept in memory so far; their table is in the format"
-        )
-    )]
     pub(super) fn retain(&self, instance: &str, topic: &str, message: Option<Retained>) {
         self.put(|desk| desk.retain(instance, topic, message));
     }

@@ -1,11 +1,17 @@
 //! The embedded broker seen by real MQTT clients.
 
 mod delivery;
+mod device_v5;
 mod isolation;
+mod publishes;
+mod retained;
+mod sharing;
 mod sign_in;
 mod stalled;
 mod stored;
+mod takeover;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use base64::Engine;
@@ -24,6 +30,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for a message that must not come.
 const SILENCE: Duration = Duration::from_millis(300);
 const CLIENT: &str = "GID_Test@@@0001";
+
+/// For tests that publish more than a device may.
+const UNHURRIED: Limits = Limits {
+    device_qps: NonZeroU32::new(1_000_000).unwrap(),
+    retained_messages_max: 100,
+    sign_in_within: Duration::from_secs(15),
+    session_messages_max: 1_000,
+    session_bytes_max: 16 << 20,
+    stalled_after: Duration::from_secs(3),
+    write_timeout: Duration::from_secs(5),
+};
 
 struct Broken {
     broker: EmbeddedBroker,
@@ -74,6 +91,7 @@ fn config(limits: Limits) -> Config {
     let instance = |id: &str, account: &str| Instance {
         id: InstanceId::parse(id).unwrap(),
         account: account.into(),
+        topics: vec!["TopicA".into(), "post-cn-b".into()],
         devices: vec![Device { name: "lamp".into(), password: Secret::new("dark".into()) }],
     };
     let key = |id: &str, secret: &str, account: &str| AccessKey {
@@ -210,6 +228,16 @@ impl TestDevice {
     async fn publish(&mut self, topic: &str, payload: &[u8]) {
         self.client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
         while !matches!(self.packet().await, Packet::PubAck(_)) {}
+    }
+
+    async fn publish_retained(&mut self, topic: &str, payload: &[u8]) {
+        self.client.publish(topic, QoS::AtLeastOnce, true, payload).await.unwrap();
+        while !matches!(self.packet().await, Packet::PubAck(_)) {}
+    }
+
+    async fn unsubscribe(&mut self, filter: &str) {
+        self.client.unsubscribe(filter).await.unwrap();
+        while !matches!(self.packet().await, Packet::UnsubAck(_)) {}
     }
 
     /// Says good-bye and closes, as the protocol asks of a device.

@@ -15,7 +15,7 @@ const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
 impl Broken {
     /// What is left if the process dies now.
-    fn crash(&self) -> Arc<TempDir> {
+    pub(super) fn crash(&self) -> Arc<TempDir> {
         let left = tempfile::tempdir().unwrap();
         for name in [FILE.to_owned(), format!("{FILE}-wal")] {
             let from = self.folder.path().join(&name);
@@ -24,7 +24,7 @@ impl Broken {
         Arc::new(left)
     }
 
-    async fn stored(&self, client_id: &str) -> TestDevice {
+    pub(super) async fn stored(&self, client_id: &str) -> TestDevice {
         let mut options = self.options("post-cn-a", client_id);
         options.set_clean_session(false);
         options.set_manual_acks(true);
@@ -43,7 +43,7 @@ impl Broken {
     }
 }
 
-async fn restart(folder: Arc<TempDir>) -> Broken {
+pub(super) async fn restart(folder: Arc<TempDir>) -> Broken {
     start_in(folder, Limits::default(), Arc::new(SystemClock)).await
 }
 
@@ -381,7 +381,7 @@ async fn a_stored_session_that_lost_its_task_gets_another_and_misses_nothing() {
     tokio::time::sleep(SILENCE).await;
     broken.count(0..3).await;
     let tenant = broken.broker.tenants.of_instance("post-cn-a").unwrap();
-    let entry = |id| tenant.tables.sessions.entry(id);
+    let entry = |id| tenant.sessions.entry(id);
     let session = entry(Id::from(tenant.node, CLIENT.into())).session().unwrap();
     let clean = broken.device("post-cn-a", "GID_Test@@@clean").await;
     let task_gone = entry(Id::from(tenant.node, "GID_Test@@@clean".into())).tx().unwrap();
