@@ -6,6 +6,8 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on has to fail")]
 #![expect(clippy::print_stdout, reason = "a seed and what came of it are for people to read")]
 
+#[path = "crash/away.rs"]
+mod away;
 #[path = "crash/disk_full.rs"]
 mod disk_full;
 #[path = "crash/inspect.rs"]
@@ -24,7 +26,7 @@ mod weir;
 use std::time::{Duration, Instant};
 
 use load::{Load, Sent};
-use subscriber::{Given, Subscriber};
+use subscriber::{Given, Session, Subscriber};
 use tempfile::TempDir;
 use verdict::{Evidence, Tally};
 use weir::{Archive, Weir};
@@ -79,6 +81,7 @@ struct Lives {
     place: String,
     sent: Vec<Sent>,
     given: Vec<Given>,
+    kept: Vec<Given>,
     counter: u64,
 }
 
@@ -96,7 +99,7 @@ impl Lives {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let archive = Archive::start(&folder.path().join("data"), folder.path().join("archive"));
         let archive = Some(archive);
-        Self { folder, archive, place, sent: vec![], given: vec![], counter: 0 }
+        Self { folder, archive, place, sent: vec![], given: vec![], kept: vec![], counter: 0 }
     }
 
     fn start(&self, shards: u16, points: &str) -> Weir {
@@ -123,7 +126,8 @@ impl Lives {
         };
         let mut weir = self.start(shards, points);
         self.look(&weir);
-        let subscriber = Subscriber::start(weir.at.devices);
+        let keeper = Subscriber::start(weir.at.devices, Session::Stored);
+        let subscriber = Subscriber::start(weir.at.devices, Session::Clean);
         let load = Load::start(weir.at.http, CLIENTS, pad);
         let deadline = now() + patience;
         while now() < deadline && weir.is_alive() {
@@ -134,22 +138,32 @@ impl Lives {
         weir.kill();
         self.sent.extend(load.finish());
         self.given.push(subscriber.finish());
+        self.kept.push(keeper.finish());
         by_itself
     }
 
     /// The last life: everything is delivered and folded, then the sets are compared.
     fn judge(mut self, shards: u16) -> Tally {
         let weir = self.start(shards, "");
-        let subscriber = Subscriber::start(weir.at.devices);
+        // Its session has to be as old as the first message.
+        let had_session = !self.kept.is_empty();
+        let keeper = had_session.then(|| Subscriber::come_back(weir.at.devices));
+        let subscriber = Subscriber::start(weir.at.devices, Session::Clean);
         eventually("nothing waits any more", || {
             let left = weir.metric("weir_delivery_backlog_messages")?
                 + weir.metric("weir_ledger_lag_messages")?;
             (left == 0).then_some(())
         });
         self.look(&weir);
-        // The last messages may be on their way to the device.
-        std::thread::sleep(Duration::from_millis(200));
+        // The last messages may be on their way to the devices.
+        let mut given = usize::MAX;
+        eventually("nothing comes any more", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = keeper.as_ref().map_or(0, Subscriber::count);
+            (std::mem::replace(&mut given, now) == now).then_some(())
+        });
         self.given.push(subscriber.finish());
+        self.kept.extend(keeper.map(Subscriber::finish));
         assert_eq!(weir.terminate(), Some(0), "{}: a drain", self.place);
         let journal = self.archive.take().expect("it is taken once").finish();
         let evidence = Evidence {
@@ -157,6 +171,7 @@ impl Lives {
             data_dir: &self.folder.path().join("data"),
             sent: &self.sent,
             given: &self.given,
+            kept: &self.kept,
             counter: self.counter,
             place: &self.place,
         };
@@ -178,7 +193,9 @@ fn kill_9_under_load_loses_nothing_acknowledged_and_bills_nothing_twice() {
         if dice.below(5) == 0 {
             shards = 1 + u16::try_from(dice.below(3)).expect("a small number");
         }
-        let patience = Duration::from_millis(50 + dice.below(700));
+        // One life in four is long enough for cursors to be saved and segments to be trimmed.
+        let millis = if dice.below(4) == 0 { 1_100 } else { 50 };
+        let patience = Duration::from_millis(millis + dice.below(700));
         lives.live(shards, PAD, &Death::After(patience));
     }
     let tally = lives.judge(shards);

@@ -10,6 +10,7 @@ use toml::Value;
 
 use super::ports::Log;
 use super::tls::Tls;
+use crate::delivery::embedded;
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -120,6 +121,7 @@ impl Default for Ops {
 pub(super) struct Limits {
     pub(super) instance_qps: u32,
     pub(super) burst: u32,
+    pub(super) device_qps: u32,
     pub(super) throttle_status: u16,
     pub(super) nonces_max: usize,
     pub(super) replicas: u32,
@@ -130,6 +132,7 @@ impl Default for Limits {
         Self {
             instance_qps: 1_000,
             burst: 100,
+            device_qps: embedded::Limits::default().device_qps.get(),
             throttle_status: 429,
             nonces_max: crate::admission::NONCES_MAX,
             replicas: 1,
@@ -209,11 +212,16 @@ impl Default for Delivery {
 pub(super) struct Embedded {
     pub(super) listen: SocketAddr,
     pub(super) connections_max: usize,
+    pub(super) retained_max: usize,
 }
 
 impl Default for Embedded {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 1883)), connections_max: 5_000 }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            connections_max: 5_000,
+            retained_max: embedded::Limits::default().retained_messages_max,
+        }
     }
 }
 

@@ -54,8 +54,8 @@ pub struct Config {
     /// How long a message may wait for the broker before it becomes a dead letter; 1 s to 1 year,
     /// default 72 h.
     pub retention: Duration,
-    /// How long messages that a former process left undelivered wait for devices to come back; 0 to
-    /// 60 s, default 5 s.
+    /// How long messages that a former process left undelivered wait for devices to come back that
+    /// have no stored session; 0 to 60 s, default 5 s.
     pub reconnect_grace: Duration,
     /// How long a dead letter is kept; 1 day to 10 years, default 30 days.
     pub dead_letters_kept: Duration,
@@ -140,6 +140,7 @@ fn check(file: File) -> Result<Config, String> {
     check_places(&file)?;
     let shards = shards(file.shard.count)?;
     let tenancy = tenancy::check(&file)?;
+    let limits = device_limits(&file)?;
     let journal = journal::Config {
         dir: file.data_dir.join("journal"),
         shards,
@@ -198,13 +199,14 @@ fn check(file: File) -> Result<Config, String> {
             nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
             host_aliases: file.http.host_aliases,
         },
-        broker: broker(&file.delivery, tenancy.device_keys, tenancy.device_instances)?,
+        broker: broker(&file.delivery, limits, tenancy.device_keys, tenancy.device_instances)?,
         data_dir: file.data_dir,
     })
 }
 
 fn broker(
     delivery: &file::Delivery,
+    limits: delivery::embedded::Limits,
     access_keys: Vec<delivery::embedded::AccessKey>,
     instances: Vec<delivery::embedded::Instance>,
 ) -> Result<delivery::embedded::Config, String> {
@@ -218,7 +220,23 @@ fn broker(
         )?,
         access_keys,
         instances,
-        limits: delivery::embedded::Limits::default(),
+        limits,
+    })
+}
+
+fn device_limits(file: &File) -> Result<delivery::embedded::Limits, String> {
+    let (device_qps, most) = (file.limits.device_qps, admission::TOKENS_MAX);
+    Ok(delivery::embedded::Limits {
+        device_qps: NonZeroU32::new(device_qps)
+            .filter(|qps| qps.get() <= most)
+            .ok_or_else(|| format!("limits.device_qps is {device_qps}; it is 1 to {most}"))?,
+        retained_messages_max: between(
+            "delivery.embedded.retained_max",
+            file.delivery.embedded.retained_max,
+            0,
+            delivery::embedded::RETAINED_MESSAGES_MAX,
+        )?,
+        ..delivery::embedded::Limits::default()
     })
 }
 

@@ -112,6 +112,7 @@ fn instance(tenancy: &mut Tenancy, file: &File, configured: &file::Instance) -> 
     tenancy.device_instances.push(Instance {
         id: id.clone(),
         account: configured.account.clone(),
+        topics: configured.topics.clone(),
         devices,
     });
     tenancy.instances.push(InstanceConfig {

@@ -19,6 +19,7 @@ access_bytes_max = "2 MiB"
 replicas = 3
 instance_qps = 500
 burst = 50
+device_qps = 20
 throttle_status = 400
 [queue]
 slots = 16
@@ -32,6 +33,8 @@ segment_bytes = "8 MiB"
 retention = "1h"
 dead_letters_kept = "2d"
 backlog_max = "1 GiB"
+[delivery.embedded]
+retained_max = 30
 [ledger]
 minutes_kept = "31d"
 [[accounts]]
@@ -83,12 +86,17 @@ fn every_key_reaches_its_stage() {
     assert_eq!(instance.payload, admission::PayloadCoding::Verbatim);
     assert_eq!(instance.topics, ["TopicA", "TopicB"]);
     assert_eq!(config.broker.instances[0].devices[0].name, "lamp");
+    assert_eq!(config.broker.instances[0].topics, ["TopicA", "TopicB"]);
+    let limits = config.broker.limits;
+    assert_eq!((limits.device_qps.get(), limits.retained_messages_max), (20, 30));
 }
 
 #[test]
 fn a_bad_key_is_refused_by_name_with_the_fix() {
     let cases = [
         ("count = 3", "count = 300", "shard.count is 300"),
+        ("device_qps = 20", "device_qps = 0", "limits.device_qps is 0; it is 1 to 1000000"),
+        ("retained_max = 30", "retained_max = 16385", "delivery.embedded.retained_max is 16385"),
         ("slots = 16", "slots = 0", "queue.slots is 0; it is 1 to 1048576"),
         ("throttle_status = 400", "throttle_status = 503", "limits.throttle_status is 503"),
         ("drain_notice = \"0s\"", "drain_notice = \"2m\"", "http.drain_notice is 120s"),

@@ -13,7 +13,21 @@ pub trait Broker: Send + Sync + 'static {
     /// # Errors
     /// [`PublishError`] says whether another attempt can help.
     fn publish(&self, message: &Message) -> impl Future<Output = Result<(), PublishError>> + Send;
+
+    /// Waits until everything taken over so far survives a crash of this process: only then may a
+    /// position behind it be saved. For a broker elsewhere its acknowledgement has said so.
+    ///
+    /// # Errors
+    /// [`Unsettled`] if it cannot be said now; a later call may.
+    fn settled(&self) -> impl Future<Output = Result<(), Unsettled>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
+
+/// What a broker has taken over and cannot answer for yet; why, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what devices are owed is not on disk: {0}")]
+pub struct Unsettled(pub String);
 
 /// Why a broker did not take a message over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

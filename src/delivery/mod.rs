@@ -8,7 +8,7 @@ mod cursors;
 mod dead_letters;
 pub mod embedded;
 
-pub use broker::{Broker, PublishError, RefusedBy};
+pub use broker::{Broker, PublishError, RefusedBy, Unsettled};
 pub use courier::{Courier, Delivered, Post, Progress};
 pub use cursors::{Cursors, CursorsError};
 pub use dead_letters::{DEAD_LETTERS, DeadLetters, Reason};

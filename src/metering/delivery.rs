@@ -91,11 +91,22 @@ pub enum DropReason {
     RateLimited,
     /// It waited for its device longer than it may.
     Expired,
+    /// The device itself published to a topic it may not use, or more than a message may hold.
+    Refused,
+    /// Delivered, but not kept as the device asked: there is no room for more retained messages.
+    RetainedFull,
 }
 
 impl DropReason {
-    const ALL: [Self; 5] =
-        [Self::NoSession, Self::SessionFull, Self::StalledReader, Self::RateLimited, Self::Expired];
+    const ALL: [Self; 7] = [
+        Self::NoSession,
+        Self::SessionFull,
+        Self::StalledReader,
+        Self::RateLimited,
+        Self::Expired,
+        Self::Refused,
+        Self::RetainedFull,
+    ];
 
     const fn label(self) -> &'static str {
         match self {
@@ -104,6 +115,8 @@ impl DropReason {
             Self::StalledReader => "stalled_reader",
             Self::RateLimited => "rate_limited",
             Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::RetainedFull => "retained_full",
         }
     }
 }
@@ -112,12 +125,14 @@ impl DropReason {
 #[derive(Clone, Debug)]
 pub struct DeviceMetrics {
     by_instance: HashMap<InstanceId, DeviceHandles>,
+    store_errors: IntCounter,
 }
 
 #[derive(Clone, Debug)]
 struct DeviceHandles {
     connected: IntGauge,
     stored: IntGauge,
+    published: IntCounter,
     dropped: [IntCounter; DropReason::ALL.len()],
 }
 
@@ -131,6 +146,13 @@ impl DeviceMetrics {
             opts("weir_devices", "Devices of the embedded broker by state."),
             &["instance_id", "state"],
         ))?;
+        let published = registry.add(IntCounterVec::new(
+            opts(
+                "weir_device_messages_published_total",
+                "Messages taken from devices, wills included; they are never billed.",
+            ),
+            &["instance_id"],
+        ))?;
         let dropped = registry.add(IntCounterVec::new(
             opts(
                 "weir_device_messages_dropped_total",
@@ -141,10 +163,22 @@ impl DeviceMetrics {
         let handles = |id: &InstanceId| DeviceHandles {
             connected: devices.with_label_values(&[id.as_str(), "connected"]),
             stored: devices.with_label_values(&[id.as_str(), "stored"]),
+            published: published.with_label_values(&[id.as_str()]),
             dropped: DropReason::ALL
                 .map(|reason| dropped.with_label_values(&[id.as_str(), reason.label()])),
         };
-        Ok(Self { by_instance: instances.iter().map(|id| (id.clone(), handles(id))).collect() })
+        let store_errors = registry.add(IntCounter::with_opts(opts(
+            "weir_device_store_errors_total",
+            "Attempts to write stored sessions that failed; they are repeated.",
+        )))?;
+        let by_instance = instances.iter().map(|id| (id.clone(), handles(id))).collect();
+        Ok(Self { by_instance, store_errors })
+    }
+
+    /// Counts attempts to write stored sessions that failed.
+    #[must_use]
+    pub fn store_errors(&self) -> IntCounter {
+        self.store_errors.clone()
     }
 
     /// Sets how many devices of an instance are connected.
@@ -158,6 +192,13 @@ impl DeviceMetrics {
     pub fn stored(&self, instance: &InstanceId, sessions: i64) {
         if let Some(handles) = self.by_instance.get(instance) {
             handles.stored.set(sessions);
+        }
+    }
+
+    /// Counts a message that was taken from a device.
+    pub fn published(&self, instance: &InstanceId) {
+        if let Some(handles) = self.by_instance.get(instance) {
+            handles.published.inc();
         }
     }
 

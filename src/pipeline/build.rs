@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -13,7 +14,7 @@ use crate::admission::{self, Admission, FingerprintKey, Sources};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
-use crate::delivery::{Courier, Cursors, DEAD_LETTERS, DeadLetters, Post, Progress};
+use crate::delivery::{Broker, Courier, Cursors, DEAD_LETTERS, DeadLetters, Post, Progress};
 use crate::journal::{
     DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
 };
@@ -31,7 +32,7 @@ use crate::wire::{self, Front};
 use super::ports::Ports;
 use super::recovery::{self, Recovery, Report};
 use super::reserve::Reserve;
-use super::upkeep::{OldLetters, Saver, Upkeep, Watch};
+use super::upkeep::{OldLetters, Saver, Settled, Upkeep, Watch};
 use super::{Addresses, Running, StartError, join};
 
 /// What every stage counts, built once.
@@ -108,6 +109,7 @@ pub async fn start(
         admission: Arc::clone(&admission),
         old_letters: old_letters(&config, &clock, &meters),
         cursors: delivery.cursors,
+        settled: settled(&delivery.broker),
         reserve,
         progress: delivery.progress.clone(),
         covered: covered.clone(),
@@ -150,6 +152,12 @@ pub async fn start(
         _journal: opened.journal,
         _lock: lock,
     })
+}
+
+/// For the upkeep's saver, which works on a blocking thread.
+fn settled<B: Broker>(broker: &Arc<B>) -> Settled {
+    let (broker, runtime) = (Arc::clone(broker), Handle::current());
+    Box::new(move || runtime.block_on(broker.settled()))
 }
 
 fn old_letters(config: &Config, clock: &Arc<dyn Clock>, meters: &Meters) -> OldLetters {
@@ -223,7 +231,10 @@ impl Delivery {
         journal: &Journal,
         cursors: Cursors,
     ) -> Result<Self, StartError> {
-        let broker = Arc::new(EmbeddedBroker::start(&config.broker, &meters.devices).await?);
+        let (settings, folder) = (&config.broker, &config.data_dir);
+        let broker =
+            EmbeddedBroker::start(settings, folder, Arc::clone(clock), &meters.devices).await?;
+        let broker = Arc::new(broker);
         let dead_letters = in_dir(&config.data_dir, DEAD_LETTERS, DeadLetters::open)?;
         let post = Arc::new(Post {
             broker: Arc::clone(&broker),

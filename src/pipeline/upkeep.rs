@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
-use crate::delivery::{Cursors, CursorsError, DeadLetters, Progress};
+use crate::delivery::{Cursors, CursorsError, DeadLetters, Progress, Unsettled};
 use crate::journal::StreamId;
 use crate::ledger::Covered;
 use crate::metering::{DeliveryMetrics, LedgerMetrics};
@@ -55,11 +55,15 @@ pub(super) struct Saver {
     pub(super) admission: Arc<Admission>,
     pub(super) old_letters: OldLetters,
     pub(super) cursors: Cursors,
+    pub(super) settled: Settled,
     pub(super) reserve: Reserve,
     pub(super) progress: Vec<Arc<Progress>>,
     pub(super) covered: Covered,
     pub(super) disk_free: IntGauge,
 }
+
+/// Waits until what was delivered survives a crash; blocks.
+pub(super) type Settled = Box<dyn Fn() -> Result<(), Unsettled> + Send>;
 
 /// Dead letters that were kept for long enough.
 pub(super) struct OldLetters {
@@ -165,7 +169,8 @@ impl Saver {
         if let Some(free) = self.reserve.keep() {
             self.disk_free.set(i64::try_from(free).unwrap_or(i64::MAX));
         }
-        if let Err(error) = save_and_trim(&mut self.cursors, &self.progress, &self.covered) {
+        let (cursors, progress) = (&mut self.cursors, &self.progress);
+        if let Err(error) = save_and_trim(cursors, progress, &self.covered, &self.settled) {
             tracing::error!(%error, "delivery cursors cannot be saved");
         }
         if sweep {
@@ -185,14 +190,26 @@ impl OldLetters {
     }
 }
 
-/// Saves how far delivery is, then lets go of what delivery and ledger have both passed.
+/// Why the cursors stay where they are.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SaveError {
+    #[error(transparent)]
+    Unsettled(#[from] Unsettled),
+    #[error(transparent)]
+    Cursors(#[from] CursorsError),
+}
+
+/// Saves how far delivery is, then lets go of what delivery and ledger have both passed. A position
+/// is read before it is settled: what comes in between is for the next time.
 pub(super) fn save_and_trim(
     cursors: &mut Cursors,
     progress: &[Arc<Progress>],
     covered: &Covered,
-) -> Result<(), CursorsError> {
+    settled: &dyn Fn() -> Result<(), Unsettled>,
+) -> Result<(), SaveError> {
     let positions: BTreeMap<_, _> =
         progress.iter().map(|progress| (progress.id(), progress.next())).collect();
+    settled()?;
     cursors.save(positions.clone())?;
     for progress in progress {
         let delivered = positions.get(&progress.id()).copied();

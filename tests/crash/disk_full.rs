@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::PATIENCE;
 use crate::load::{Client, Load, Outcome, Sent};
-use crate::subscriber::Subscriber;
+use crate::subscriber::{Session, Subscriber};
 use crate::verdict::ledger_total;
 use crate::weir::{TOPIC, Weir, configure, within};
 
@@ -80,7 +80,7 @@ fn a_full_disk_loses_nothing_keeps_memory_flat_and_serves_again_within_5_seconds
     let pid = weir_pid(&weir);
     let disk = PathBuf::from(format!("/proc/{pid}/root"))
         .join(folder.path().join("disk").strip_prefix("/").expect("it is absolute"));
-    let subscriber = Subscriber::start(weir.at.devices);
+    let subscriber = Subscriber::start(weir.at.devices, Session::Clean);
     let load = Load::start(weir.at.http, 4, 8_000);
     let refused = |outcome: &Outcome| *outcome == Outcome::Fail("SendMessageFailed".into());
     let ok = |outcome: &Outcome| matches!(outcome, Outcome::Ok(_));

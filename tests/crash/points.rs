@@ -16,7 +16,7 @@ mod enabled {
     use crate::{Death, Dice, Lives, PAD, number};
 
     /// A point, how often it is passed before it kills, and the bytes behind each payload.
-    const POINTS: [(&str, u64, usize); 11] = [
+    const POINTS: [(&str, u64, usize); 13] = [
         ("journal-before-write", 300, PAD),
         ("journal-after-write", 300, PAD),
         ("journal-after-sync", 300, PAD),
@@ -28,6 +28,8 @@ mod enabled {
         ("ledger-before-commit", 3, PAD),
         ("ledger-after-commit", 2, PAD),
         ("delivery-cursors", 0, PAD),
+        ("devices-before-commit", 1, PAD),
+        ("devices-after-commit", 1, PAD),
     ];
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) struct Evidence<'e> {
     pub(crate) sent: &'e [Sent],
     /// What a device was given, a list a connection.
     pub(crate) given: &'e [Given],
+    /// What a device with a stored session was given; nothing if there was none.
+    pub(crate) kept: &'e [Given],
     /// What the billing counter showed last.
     pub(crate) counter: u64,
     /// How to see it again.
@@ -42,10 +44,11 @@ pub(crate) struct Tally {
     pub(crate) unknown: u64,
     pub(crate) billed: u64,
     pub(crate) delivered: u64,
+    pub(crate) kept: u64,
 }
 
 impl Evidence<'_> {
-    /// Checks I1, I2, I3, I4 and I6 of the promise.
+    /// Checks I1, I2, I3, I4 and I6 of the promise; for a stored session I4 is: every message.
     pub(crate) fn judge(&self) -> Tally {
         let place = self.place;
         let records = self.records();
@@ -70,7 +73,33 @@ impl Evidence<'_> {
         assert_eq!(ledger_total(self.data_dir), tally.billed, "{place}: I2: the ledger's total");
         assert_eq!(self.counter, tally.billed, "{place}: I2: the billing counter");
         tally.delivered = self.delivered(&records);
+        tally.kept = self.kept(&records);
         tally
+    }
+
+    /// Everything acknowledged has come to a stored session, and first came in the order of its
+    /// topic, however often it came again after a crash.
+    fn kept(&self, records: &HashMap<String, Record>) -> u64 {
+        let place = self.place;
+        let mut seen = HashSet::new();
+        let mut last: HashMap<&str, (u32, u16, u64)> = HashMap::new();
+        for (topic, payload) in self.kept.iter().flatten() {
+            if !seen.insert(payload.as_str()) {
+                continue;
+            }
+            let record = records.get(payload.as_str()).unwrap_or_else(|| {
+                panic!("{place}: I3: {payload} was kept for a device and is not billed")
+            });
+            let at = (record.stream.0, record.stream.1, record.sequence);
+            let before = last.insert(topic, at);
+            assert!(before.is_none_or(|before| before < at), "{place}: I6: {payload} at {at:?}");
+        }
+        let owed = self.sent.iter().filter(|_| !self.kept.is_empty());
+        for Sent { payload, outcome } in owed {
+            let lost = matches!(outcome, Outcome::Ok(_)) && !seen.contains(payload.as_str());
+            assert!(!lost, "{place}: I4: {:.10} never came to a stored session", payload);
+        }
+        seen.len() as u64
     }
 
     /// Every record there ever was, by payload; each stream must be without a gap.

@@ -13,9 +13,11 @@ use rmqtt::session::{OfflineInfo, Session};
 use rmqtt::shared::Entry;
 use rmqtt::types::{
     From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason, SubsSearchResult,
-    Subscribe, SubscribeReturn, Tx, Unsubscribe,
+    Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
 };
 
+use super::store::Subscription;
+use super::stored;
 use super::tenants::Tenant;
 
 /// rmqtt's handle to one client id's session, with its backlog held during a takeover.
@@ -28,6 +30,7 @@ pub(super) struct Arrival {
 #[derive(Default)]
 struct Takeover {
     clean_start: bool,
+    subscriptions: Subscriptions,
     handed_on: Vec<(From, Publish)>,
     last_packet_id: u16,
 }
@@ -35,9 +38,9 @@ struct Takeover {
 impl Takeover {
     /// Takes the messages out, but for a QoS 2 exchange whose PUBREL is owed: rmqtt repeats that.
     fn take(&mut self, session: &mut OfflineInfo) {
+        self.subscriptions.clone_from(&session.subscriptions);
         for mut message in std::mem::take(&mut session.inflight_messages) {
-            let packet_id = message.publish.packet_id.map_or(0, |id| id.get());
-            self.last_packet_id = self.last_packet_id.max(packet_id);
+            self.reserve(&message.publish);
             if message.status == MomentStatus::UnComplete {
                 session.inflight_messages.push(message);
             } else {
@@ -45,13 +48,34 @@ impl Takeover {
                 self.handed_on.push((message.from, message.publish));
             }
         }
+        // One that was in flight when weir ended has its packet id still.
+        session.offline_messages.iter().for_each(|(_, publish)| self.reserve(publish));
         self.handed_on.extend(session.offline_messages.drain(..));
+    }
+
+    fn reserve(&mut self, publish: &Publish) {
+        let packet_id = publish.packet_id.map_or(0, |id| id.get());
+        self.last_packet_id = self.last_packet_id.max(packet_id);
     }
 }
 
 impl Arrival {
     pub(super) fn new(entry: Box<dyn Entry>, tenant: Option<Arc<Tenant>>) -> Self {
         Self { entry, tenant, takeover: None }
+    }
+
+    /// Whether what rmqtt still knows of the client ends with its connection: then there is nothing
+    /// to come back to, however quickly the device does (MQTT 3.1.1, 3.1.2.4; MQTT 5.0, 3.1.2.11).
+    async fn former_is_over(&self) -> bool {
+        let Some(former) = self.entry.session() else { return false };
+        let disconnect = former.disconnect().await.ok().flatten();
+        stored::expiry(&former, disconnect.as_ref()).await.is_none()
+    }
+
+    async fn subscribed(&self, filter: &str) -> Option<Subscription> {
+        let subscriptions = self.entry.session()?.subscriptions().await.ok()?;
+        let options = subscriptions.read().await.get(filter).cloned();
+        options.map(Subscription)
     }
 }
 
@@ -76,11 +100,21 @@ impl Entry for Arrival {
         clear_subscriptions: bool,
         is_admin: IsAdmin,
     ) -> rmqtt::Result<OfflineSession> {
+        let is_over = self.former_is_over().await;
+        let (clean_start, clear_subscriptions) =
+            (clean_start || is_over, clear_subscriptions || is_over);
         let takeover = self.takeover.insert(Takeover { clean_start, ..Takeover::default() });
         if let Some(tenant) = &self.tenant {
             tenant.hold_for_arrival(&self.entry.id().client_id);
         }
-        let mut former = self.entry.kick(clean_start, clear_subscriptions, is_admin).await?;
+        let kicked = self.entry.kick(clean_start, clear_subscriptions, is_admin).await;
+        let mut former = match kicked {
+            // It ended before it read the request: without its task it is just taken out.
+            Err(_) if self.entry.tx().is_none_or(|former| former.is_closed()) => {
+                self.entry.kick(clean_start, clear_subscriptions, is_admin).await?
+            }
+            kicked => kicked?,
+        };
         if let OfflineSession::Exist(Some(session)) = &mut former {
             takeover.take(session);
         }
@@ -89,14 +123,22 @@ impl Entry for Arrival {
 
     async fn set(&mut self, session: Session, tx: Tx) -> rmqtt::Result<()> {
         let packet_ids = session.out_inflight().clone();
+        if let Some(tenant) = &self.tenant {
+            let nothing = Takeover::default();
+            let takeover = self.takeover.as_ref().unwrap_or(&nothing);
+            let Takeover { clean_start, subscriptions, .. } = takeover;
+            tenant.store_arrival(&session, *clean_start, subscriptions).await?;
+        }
         self.entry.set(session, tx.clone()).await?;
         if let (Some(takeover), Some(tenant)) = (self.takeover.take(), &self.tenant) {
             packet_ids.read().await.advance_next_id(takeover.last_packet_id);
-            for (from, publish) in takeover.handed_on {
+            let client_id = self.entry.id().client_id.clone();
+            for (from, mut publish) in takeover.handed_on {
+                tenant.keep_handed_on(&client_id, &mut publish);
                 // Whether this connection lives shows when it is served; its session goes with it.
                 let _ = tx.unbounded_send(ToSession::Forward(from, publish));
             }
-            tenant.arrived(&self.entry.id().client_id, &tx, takeover.clean_start);
+            tenant.arrived(&client_id, &tx, takeover.clean_start);
         }
         Ok(())
     }
@@ -137,11 +179,29 @@ impl Entry for Arrival {
         self.entry.tx()
     }
 
+    /// The SUBACK comes after the disk.
     async fn subscribe(&self, subscribe: &Subscribe) -> rmqtt::Result<SubscribeReturn> {
-        self.entry.subscribe(subscribe).await
+        let Some(tenant) = &self.tenant else { return self.entry.subscribe(subscribe).await };
+        let (client_id, filter) = (self.entry.id().client_id.clone(), &subscribe.topic_filter);
+        let before = self.subscribed(filter).await;
+        let wanted = Some(Subscription(subscribe.opts.clone()));
+        tenant.store_subscription(&client_id, filter, wanted, before.clone()).await?;
+        let outcome = self.entry.subscribe(subscribe).await;
+        let was_subscribed = before.is_some();
+        tenant.unstore_subscription(&client_id, filter, &outcome, before);
+        if outcome.as_ref().is_ok_and(|outcome| !outcome.failure()) {
+            tenant.hand_retained(&client_id, subscribe, was_subscribed);
+        }
+        outcome
     }
 
+    /// The UNSUBACK as well.
     async fn unsubscribe(&self, unsubscribe: &Unsubscribe) -> rmqtt::Result<bool> {
+        if let Some(tenant) = &self.tenant {
+            let (client_id, filter) = (&self.entry.id().client_id, &unsubscribe.topic_filter);
+            let before = self.subscribed(filter).await;
+            tenant.store_subscription(client_id, filter, None, before).await?;
+        }
         self.entry.unsubscribe(unsubscribe).await
     }
 

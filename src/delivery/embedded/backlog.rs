@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use rmqtt::types::{From, Publish};
+use rmqtt::types::{From, Id, Publish};
 use tokio::sync::Notify;
 
 use super::config::Limits;
+use super::store::SessionKey;
 
 /// What waits for one session. The broker's own channel to a session has no bound; this is it.
 ///
@@ -20,7 +21,19 @@ pub(super) struct Backlog {
     bytes: AtomicUsize,
     cut_off: AtomicBool,
     drained: Notify,
+    /// Whether somebody was told that it is full.
+    overflowed: AtomicBool,
     arriving: Mutex<Option<Vec<(From, Publish)>>>,
+    stored: Mutex<Option<Stored>>,
+}
+
+/// A session that is kept on disk, and whose connection speaks for it.
+#[derive(Clone)]
+pub(super) struct Stored {
+    pub(super) key: SessionKey,
+    pub(super) id: Id,
+    /// Copies before this place may have been sent by a process that was killed.
+    pub(super) sent_before: u64,
 }
 
 impl Backlog {
@@ -32,7 +45,9 @@ impl Backlog {
             bytes: AtomicUsize::new(0),
             cut_off: AtomicBool::new(false),
             drained: Notify::new(),
+            overflowed: AtomicBool::new(false),
             arriving: Mutex::new(None),
+            stored: Mutex::new(None),
         }
     }
 
@@ -82,6 +97,16 @@ impl Backlog {
         self.arriving.lock()
     }
 
+    /// The session on disk that messages are kept for, if there is one.
+    pub(super) fn stored(&self) -> MutexGuard<'_, Option<Stored>> {
+        self.stored.lock()
+    }
+
+    /// True the first time a message is dropped since the session last had half its bound free.
+    pub(super) fn overflows_anew(&self) -> bool {
+        !self.overflowed.swap(true, Ordering::AcqRel)
+    }
+
     /// True from the decision to close the connection until it is closed.
     pub(super) fn is_cut_off(&self) -> bool {
         self.cut_off.load(Ordering::Acquire)
@@ -109,6 +134,7 @@ impl Drop for Held {
         self.backlog.messages.fetch_sub(1, Ordering::AcqRel);
         self.backlog.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         if self.backlog.is_half_free() {
+            self.backlog.overflowed.store(false, Ordering::Release);
             self.backlog.drained.notify_waiters();
         }
     }

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::message::InstanceId;
@@ -37,6 +38,8 @@ pub struct Instance {
     pub id: InstanceId,
     /// The account that owns it.
     pub account: String,
+    /// Its parent topics; its devices publish to them and their subtopics only.
+    pub topics: Vec<String>,
     /// Devices with a password of their own, beside those that sign in with an access key.
     pub devices: Vec<Device>,
 }
@@ -72,13 +75,23 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How much may wait for one session, and how long a slow one may hold a publish up.
+/// What one device may send, what may wait for one session, and how long a slow one may hold a
+/// publish up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Messages a second each client may publish, its will included, and as many at once; what is
+    /// above is refused. 1 to 1,000,000, default 50 (ApsaraMQ for MQTT advises 20 a client).
+    pub device_qps: NonZeroU32,
+    /// Retained messages of one instance, 0 to [`RETAINED_MESSAGES_MAX`], default 10,000; together
+    /// at most [`RETAINED_BYTES_MAX`].
+    pub retained_messages_max: usize,
+    /// How long a connection may take to sign in before it is closed; looked at every 5 s. Default
+    /// 15 s.
+    pub sign_in_within: Duration,
     /// Messages that wait for a session, in flight included. Default 16,384.
     pub session_messages_max: usize,
-    /// Bytes that wait for a session: payload, topic and [`MESSAGE_OVERHEAD_BYTES`] a message.
-    /// Default 16 MiB. One message more is always taken.
+    /// Bytes that wait for a session: payload, topic, properties and [`MESSAGE_OVERHEAD_BYTES`] a
+    /// message. Default 16 MiB. One message more is always taken.
     pub session_bytes_max: usize,
     /// How long a connected session that is full may take to read half of what waits for it
     /// before it is cut off. Default 3 s.
@@ -87,14 +100,27 @@ pub struct Limits {
     pub write_timeout: Duration,
 }
 
-/// What a waiting message costs beside its payload and topic, in bytes.
+/// What a waiting message costs beside its payload, topic and properties, in bytes.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 512;
+
+/// Most retained messages an instance can be given: a session takes them all at once.
+pub const RETAINED_MESSAGES_MAX: usize = SESSION_MESSAGES_MAX;
+/// Retained messages of one instance: payload, topic, properties and [`MESSAGE_OVERHEAD_BYTES`] a
+/// message.
+pub const RETAINED_BYTES_MAX: usize = SESSION_BYTES_MAX;
+
+const SESSION_MESSAGES_MAX: usize = 16_384;
+const SESSION_BYTES_MAX: usize = 16 * 1024 * 1024;
+const DEVICE_QPS: NonZeroU32 = NonZeroU32::new(50).unwrap();
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            session_messages_max: 16_384,
-            session_bytes_max: 16 * 1024 * 1024,
+            device_qps: DEVICE_QPS,
+            retained_messages_max: 10_000,
+            sign_in_within: Duration::from_secs(15),
+            session_messages_max: SESSION_MESSAGES_MAX,
+            session_bytes_max: SESSION_BYTES_MAX,
             stalled_after: Duration::from_secs(3),
             write_timeout: Duration::from_secs(5),
         }

@@ -7,9 +7,15 @@ use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType, Type};
 use rmqtt::inflight::{MomentStatus, OutInflightMessage};
 use rmqtt::net::MqttError;
 use rmqtt::session::Session;
-use rmqtt::types::{AuthResult, ConnectInfo, From, Publish, QoS, Reason, SubscribeAclResult};
+use rmqtt::types::{
+    AuthResult, ConnectInfo, From, Publish, PublishAclResult, PublishResult, QoS, Reason,
+    SharedGroup, Subscribe, SubscribeAclResult, TopicFilter,
+};
 
+use super::filters::{Filter, FilterRefused, p2p_target};
+use super::publishes::PublishRefused;
 use super::sign_in::{Directory, Refused};
+use super::stored;
 use super::tenants::Tenants;
 use crate::metering::DropReason;
 
@@ -25,11 +31,16 @@ impl Hooks {
         let register = broker.extends.hook_mgr().register();
         for place in [
             Type::ClientAuthenticate,
+            Type::ClientSubscribe,
             Type::ClientSubscribeCheckAcl,
+            Type::ClientUnsubscribe,
             Type::MessagePublish,
+            Type::MessagePublishCheckAcl,
             Type::MessageDelivered,
+            Type::MessageAcked,
             Type::MessageDropped,
             Type::ClientDisconnected,
+            Type::SessionTerminated,
         ] {
             register.add(place, Box::new(self.clone())).await;
         }
@@ -46,12 +57,54 @@ impl Hooks {
         }
     }
 
+    /// A device may not subscribe to what is addressed to another.
+    fn refuse_filter(
+        &self,
+        session: &Session,
+        subscribe: &Subscribe,
+    ) -> Option<SubscribeAckReason> {
+        let filter = Filter::of(&subscribe.topic_filter);
+        if filter.group.is_some() && subscribe.opts.no_local().unwrap_or(false) {
+            // A Protocol Error (MQTT 5.0, 3.8.3.1), which ends the connection.
+            if let Some(tenant) = self.tenants.of(&session.id) {
+                let reason = Reason::ProtocolError("a shared subscription with No Local".into());
+                tenant.close(&session.id.client_id, reason);
+            }
+            return Some(SubscribeAckReason::UnspecifiedError);
+        }
+        filter.check(&session.id.client_id).err().map(|refused| match refused {
+            FilterRefused::Invalid => SubscribeAckReason::TopicFilterInvalid,
+            FilterRefused::NotAuthorized => SubscribeAckReason::NotAuthorized,
+        })
+    }
+
+    /// MQTT 5 has a reason code for a refused message. MQTT 3.1.1 can only acknowledge it all the
+    /// same or close the connection (3.3.5), and the former would be a lie. QoS 0 promises nothing,
+    /// so a message is dropped and counted.
+    async fn check_publish(&self, session: &Session, publish: &Publish) -> PublishAclResult {
+        let checked = match self.tenants.of(&session.id) {
+            Some(tenant) => tenant.check_publish(&session.id.client_id, publish),
+            None => Err(PublishRefused::NotAuthorized),
+        };
+        let Err(refused) = checked else {
+            return PublishAclResult::allow();
+        };
+        let is_v5 = matches!(session.connect_info().await.as_deref(), Ok(ConnectInfo::V5(..)));
+        let closes = !is_v5 && publish.qos != QoS::AtMostOnce;
+        PublishAclResult(PublishResult::reason_code(refused.reason_code(), None, closes))
+    }
+
     async fn disconnected(&self, session: &Session, reason: &Reason) {
         let Some(tenant) = self.tenants.of(&session.id) else {
             return;
         };
         let stalled = is_write_timeout(reason);
-        tenant.disconnected(&session.id.client_id, stalled, !is_stored(session).await);
+        let disconnect = session.disconnect().await.ok().flatten();
+        let expiry = stored::expiry(session, disconnect.as_ref()).await;
+        tenant.disconnected(&session.id.client_id, stalled, expiry.is_none());
+        if let Some(expiry) = expiry {
+            tenant.away(session, expiry).await;
+        }
     }
 }
 
@@ -62,23 +115,53 @@ impl Handler for Hooks {
             Parameter::ClientAuthenticate(connect) => {
                 (false, Some(HookResult::AuthResult(self.sign_in(connect))))
             }
+            Parameter::ClientSubscribe(_, subscribe) => {
+                let filter = whole(subscribe.opts.shared_group(), &subscribe.topic_filter);
+                (false, Some(HookResult::TopicFilter(filter)))
+            }
+            Parameter::ClientUnsubscribe(_, unsubscribe) => {
+                let filter = whole(unsubscribe.shared_group.as_ref(), &unsubscribe.topic_filter);
+                (false, Some(HookResult::TopicFilter(filter)))
+            }
             Parameter::ClientSubscribeCheckAcl(session, subscribe) => {
-                let refused = refuse_filter(&subscribe.topic_filter, &session.id.client_id);
+                let refused = self.refuse_filter(session, subscribe);
                 let refused = refused.map(SubscribeAclResult::new_failure);
                 (false, refused.map(HookResult::SubscribeAclResult).or(so_far))
+            }
+            Parameter::MessagePublishCheckAcl(session, publish) => {
+                let answer = self.check_publish(session, publish).await;
+                (false, Some(HookResult::PublishAclResult(answer)))
             }
             Parameter::MessagePublish(_, _, publish) => {
                 (false, addressed(publish).map(HookResult::Publish).or(so_far))
             }
             Parameter::MessageDelivered(session, from, publish) => {
-                if is_stored(session).await {
+                if stored::expiry(session, None).await.is_some() {
                     keep_in_flight(session, from, publish).await;
+                }
+                if let Some(tenant) = self.tenants.of(&session.id) {
+                    tenant.sent(&session.id.client_id, publish);
                 }
                 (true, so_far)
             }
-            Parameter::MessageDropped(Some(to), _, _, reason) => {
-                if let (Some(tenant), Some(reason)) = (self.tenants.of(to), drop_reason(reason)) {
-                    tenant.dropped(reason, 1);
+            Parameter::MessageAcked(session, _, publish) => {
+                if let Some(tenant) = self.tenants.of(&session.id) {
+                    tenant.done(&session.id.client_id, publish);
+                }
+                (true, so_far)
+            }
+            Parameter::MessageDropped(Some(to), _, publish, reason) => {
+                if let Some(tenant) = self.tenants.of(to) {
+                    tenant.done(&to.client_id, publish);
+                    if let Some(reason) = drop_reason(reason) {
+                        tenant.dropped(reason, 1);
+                    }
+                }
+                (true, so_far)
+            }
+            Parameter::SessionTerminated(session, _) => {
+                if let Some(tenant) = self.tenants.of(&session.id) {
+                    tenant.terminated(session);
                 }
                 (true, so_far)
             }
@@ -88,15 +171,6 @@ impl Handler for Hooks {
             }
             _ => (true, so_far),
         }
-    }
-}
-
-/// Whether a session outlives its connection.
-async fn is_stored(session: &Session) -> bool {
-    match session.connect_info().await.as_deref() {
-        Ok(ConnectInfo::V3(_, connect)) => !connect.clean_session,
-        Ok(ConnectInfo::V5(..)) => !session.fitter.session_expiry_interval(None).is_zero(),
-        Err(_) => false,
     }
 }
 
@@ -112,25 +186,16 @@ async fn keep_in_flight(session: &Session, from: &From, publish: &Publish) {
     session.out_inflight().write().await.push_back(message);
 }
 
-/// A device may not subscribe to what is addressed to another, and no shared subscriptions.
-fn refuse_filter(filter: &str, client_id: &str) -> Option<SubscribeAckReason> {
-    if filter.starts_with("$share/") {
-        return Some(SubscribeAckReason::SharedSubscriptionNotSupported);
-    }
-    let target = p2p_target(filter)?;
-    (target != client_id).then_some(SubscribeAckReason::NotAuthorized)
+/// The filter as the device wrote it. rmqtt takes the group out, and would take a client's shared
+/// and plain subscription to one filter for the same.
+fn whole(group: Option<&SharedGroup>, topics: &str) -> Option<TopicFilter> {
+    group.map(|group| Filter::named(group, topics).into())
 }
 
 /// A P2P publish bypasses subscriptions, so that no filter ever sees it.
 fn addressed(publish: &Publish) -> Option<Publish> {
     let target = p2p_target(&publish.topic)?;
     Some(publish.clone().target_clientid(target.into()))
-}
-
-/// The client id of `{parent}/p2p/{client id}`.
-fn p2p_target(topic: &str) -> Option<&str> {
-    let (parent, client_id) = topic.split_once("/p2p/")?;
-    (!parent.contains('/')).then_some(client_id)
 }
 
 /// Only what no other place counts.
@@ -147,20 +212,5 @@ fn is_write_timeout(reason: &Reason) -> bool {
         Reason::MqttError(MqttError::WriteTimeout | MqttError::FlushTimeout) => true,
         Reason::Reasons(reasons) => reasons.iter().any(is_write_timeout),
         _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_subscribes_to_its_own_p2p_topic_and_to_no_other() {
-        assert_eq!(refuse_filter("TopicA/p2p/me", "me"), None);
-        assert_eq!(refuse_filter("TopicA/x/p2p/you", "me"), None);
-        for filter in ["TopicA/p2p/you", "+/p2p/#", "TopicA/p2p/+", "TopicA/p2p/me/#"] {
-            let refused = refuse_filter(filter, "me");
-            assert_eq!(refused, Some(SubscribeAckReason::NotAuthorized), "{filter}");
-        }
     }
 }

@@ -1,23 +1,39 @@
 //! The embedded broker: rmqtt in this process, each instance apart from every other.
 //!
-//! As with ApsaraMQ for MQTT there are no retained messages and no shared subscriptions. Wills are
-//! published, within their instance.
+//! Retained messages, shared subscriptions and wills are there, each within its instance. Topics
+//! that begin with `$` are not: nobody may publish to one, so `$SYS/#` shows nothing.
 
 mod arrival;
 mod backlog;
 mod config;
+mod filters;
 mod hooks;
+mod inbound;
+mod offers;
+mod publishes;
+mod recipients;
+mod restore;
+mod retained;
 mod sign_in;
+mod silent;
+mod store;
+mod stored;
+mod subscriptions;
 mod tables;
 mod tenants;
 #[cfg(test)]
 mod tests;
 
-pub use config::{AccessKey, Config, Device, Instance, Limits, MESSAGE_OVERHEAD_BYTES, Secret};
+pub use config::{
+    AccessKey, Config, Device, Instance, Limits, MESSAGE_OVERHEAD_BYTES, RETAINED_BYTES_MAX,
+    RETAINED_MESSAGES_MAX, Secret,
+};
 pub use sign_in::device_password;
+pub use store::{FILE, StoreError};
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,17 +43,20 @@ use rmqtt::codec::v5::PublishProperties;
 use rmqtt::context::ServerContext;
 use rmqtt::net::{Builder, Listener};
 use rmqtt::server::MqttServer;
-use rmqtt::types::{Publish, QoS};
+use rmqtt::types::{ListenerConfig, Publish, QoS};
 use rmqtt::utils::timestamp_millis;
 use tokio::task::JoinHandle;
 
 use self::hooks::Hooks;
+use self::offers::{RetainedOffered, SharingOffered};
 use self::sign_in::Directory;
-use self::tables::{Sessions, Subscriptions};
+use self::store::{Loaded, Store};
+use self::tables::{Filters, Sessions};
 use self::tenants::Tenants;
-use super::broker::{Broker, PublishError, RefusedBy};
+use super::broker::{Broker, PublishError, RefusedBy, Unsettled};
+use crate::clock::Clock;
 use crate::message::{CLIENT_ID_CHARS_MAX, Message, PAYLOAD_BYTES_MAX};
-use crate::metering::DeviceMetrics;
+use crate::metering::{DeviceMetrics, DropReason};
 
 /// Largest packet in either direction: a payload, a topic and MQTT 5 properties.
 const PACKET_BYTES_MAX: u32 = 128 * 1024;
@@ -52,8 +71,13 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const SESSION_EXPIRY: Duration = Duration::from_secs(72 * 60 * 60);
 /// Filters one session may hold.
 const SUBSCRIPTIONS_MAX: usize = 100;
+/// Topics a connection may name by number, in either direction (MQTT 5.0, 3.3.2.3.4).
+const TOPIC_ALIASES_MAX: u16 = 8;
 /// How often sessions are counted.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Sweeps between two notes in the store that weir was here: a device that is connected when weir
+/// is killed counts as away from the last of them.
+const SWEEPS_A_SIGHT: u32 = 60;
 /// How often a stopping broker looks whether its sessions are done.
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 
@@ -62,9 +86,10 @@ pub struct EmbeddedBroker {
     local_addr: SocketAddr,
     broker: ServerContext,
     tenants: Arc<Tenants>,
+    store: Arc<Store>,
     stopping: AtomicBool,
     accepting: JoinHandle<()>,
-    sweeping: JoinHandle<()>,
+    sweeping: JoinHandle<((), ())>,
 }
 
 /// Why the embedded broker did not start.
@@ -81,29 +106,57 @@ pub enum StartError {
         /// What the operating system says.
         reason: rmqtt::Error,
     },
+    /// What was stored of sessions cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored session does not fit into the broker.
+    #[error("{FILE}: the session of {client_id}: {reason}")]
+    Restore {
+        /// The client id.
+        client_id: String,
+        /// What the broker says.
+        reason: rmqtt::Error,
+    },
+    /// No thread to read what was stored.
+    #[error("threads: {0}")]
+    Threads(String),
 }
 
 impl EmbeddedBroker {
-    /// Binds the listener and accepts devices from then on.
+    /// Binds the listener, takes stored sessions up where the former process in `folder` left
+    /// them, and accepts devices from then on.
     ///
     /// # Errors
-    /// [`StartError`] if the address cannot be bound.
-    pub async fn start(config: &Config, metrics: &DeviceMetrics) -> Result<Self, StartError> {
+    /// [`StartError`] if the address cannot be bound, or what is stored cannot be read.
+    pub async fn start(
+        config: &Config,
+        folder: &Path,
+        clock: Arc<dyn Clock>,
+        metrics: &DeviceMetrics,
+    ) -> Result<Self, StartError> {
         let bind = |reason| StartError::Bind { listen: config.listen, reason };
         let listener = listener(config).map_err(bind)?;
         let local_addr = listener.local_addr().map_err(bind)?;
         // Its busy check refuses devices by the machine's CPU load, which is not the broker's own.
         let broker = ServerContext::new().busy_check_enable(false).build().await;
-        let tenants = Arc::new(Tenants::new(&broker, config, metrics));
+        let (store, loaded) = open(folder, &clock, metrics).await?;
+        let tenants = Arc::new(Tenants::new(&broker, config, &store, &clock, metrics));
         *broker.extends.shared_mut().await = Box::new(Sessions(Arc::clone(&tenants)));
-        *broker.extends.router_mut().await = Box::new(Subscriptions(Arc::clone(&tenants)));
+        *broker.extends.router_mut().await = Box::new(Filters(Arc::clone(&tenants)));
+        *broker.extends.retain_mut().await = Box::new(RetainedOffered);
+        *broker.extends.shared_subscription_mut().await = Box::new(SharingOffered);
         let directory = Arc::new(Directory::new(config));
         Hooks { directory, tenants: Arc::clone(&tenants) }.register(&broker).await;
+        let listener_config = Arc::clone(&listener.cfg);
+        restore(&broker, &listener_config, &tenants, &store, loaded).await?;
         let server = MqttServer::new(broker.clone()).listener_by_id(listener, local_addr.port());
         let accepting = tokio::spawn(accept(server.build()));
-        let sweeping = tokio::spawn(sweep(Arc::clone(&tenants)));
+        let sweeping = sweep(broker.clone(), listener_config, Arc::clone(&tenants), store.clone());
+        let within = config.limits.sign_in_within;
+        let silent = silent::watch(Arc::clone(&tenants), local_addr.port(), within, clock);
+        let sweeping = tokio::spawn(async { tokio::join!(sweeping, silent) });
         let stopping = AtomicBool::new(false);
-        Ok(Self { local_addr, broker, tenants, stopping, accepting, sweeping })
+        Ok(Self { local_addr, broker, tenants, store, stopping, accepting, sweeping })
     }
 
     /// Where devices connect; the port is real even if 0 was asked for.
@@ -136,6 +189,7 @@ impl EmbeddedBroker {
         // A connection that does not close in time ends with the process.
         let _ = tokio::time::timeout(SWEEP_EVERY, closed).await;
         self.sweeping.abort();
+        self.store.close().await;
     }
 }
 
@@ -151,14 +205,74 @@ impl Broker for EmbeddedBroker {
         if self.stopping.load(Ordering::Acquire) {
             return Err(PublishError::Unavailable);
         }
-        let tenant = self.tenants.of_instance(&message.instance);
+        let tenant = self.tenants.of_instance(message.instance.as_str());
         let tenant = tenant.ok_or(RefusedBy::UnknownInstance)?;
-        let (_, full) = tenant.forward(tenant.weir(), &packet(message)).await;
-        if !full.is_empty() {
-            tenant.settle(tenant.weir(), full).await;
+        self.store.room().await.map_err(|_| PublishError::Unavailable)?;
+        let forwarded = tenant.forward(tenant.weir(), &packet(message)).await;
+        if !forwarded.held.is_empty() {
+            tenant.settle(tenant.weir(), forwarded.held).await;
         }
         Ok(())
     }
+
+    async fn settled(&self) -> Result<(), Unsettled> {
+        self.store.sync().await.map_err(|error| Unsettled(error.to_string()))
+    }
+}
+
+async fn open(
+    folder: &Path,
+    clock: &Arc<dyn Clock>,
+    metrics: &DeviceMetrics,
+) -> Result<(Arc<Store>, Loaded), StartError> {
+    let (folder, clock, errors) = (folder.to_path_buf(), Arc::clone(clock), metrics.store_errors());
+    let open = move || Store::open(&folder, clock, errors);
+    let opened = tokio::task::spawn_blocking(open).await;
+    let (store, loaded) = opened.map_err(|error| StartError::Threads(error.to_string()))??;
+    Ok((Arc::new(store), loaded))
+}
+
+/// Every stored session in its place, before a device connects and a message is published.
+async fn restore(
+    broker: &ServerContext,
+    listener: &ListenerConfig,
+    tenants: &Tenants,
+    store: &Store,
+    loaded: Loaded,
+) -> Result<(), StartError> {
+    for (instance, messages) in loaded.expired {
+        tracing::info!(%instance, messages, "sessions have expired while weir was away");
+        if let Some(tenant) = tenants.of_instance(&instance) {
+            tenant.dropped(DropReason::Expired, messages);
+        }
+    }
+    let (mut sessions, mut messages) = (0, 0);
+    for kept in loaded.sessions {
+        let client_id = kept.row.client.clone();
+        let Some(tenant) = tenants.of_instance(&kept.row.instance) else {
+            let messages = store.end(kept.key);
+            let instance = kept.row.instance;
+            tracing::warn!(
+                %instance, %client_id, messages,
+                "a stored session is dropped: its instance is not configured"
+            );
+            continue;
+        };
+        sessions += 1;
+        messages += kept.copies.len();
+        let restored = tenant.restore(broker, listener, kept).await;
+        restored.map_err(|reason| StartError::Restore { client_id, reason })?;
+    }
+    for (instance, topic, message) in loaded.retained {
+        let kept = tenants.of_instance(&instance).map(|tenant| tenant.restore_retained(&message));
+        if kept != Some(true) {
+            store.retain(&instance, &topic, None);
+        }
+    }
+    if sessions > 0 {
+        tracing::info!(sessions, messages, "stored sessions restored");
+    }
+    Ok(())
 }
 
 fn packet(message: &Message) -> Publish {
@@ -197,6 +311,7 @@ fn listener(config: &Config) -> rmqtt::Result<Listener> {
         // The session's backlog is the bound that counts; rmqtt's own must not be met before it.
         .max_mqueue_len(config.limits.session_messages_max.saturating_mul(2))
         .max_subscriptions(SUBSCRIPTIONS_MAX)
+        .max_topic_aliases(TOPIC_ALIASES_MAX)
         .session_expiry_interval(SESSION_EXPIRY)
         .max_session_expiry_interval(SESSION_EXPIRY)
         // A message waits as long as its session; MQTT forbids sending it again before a reconnect.
@@ -212,12 +327,24 @@ async fn accept(server: MqttServer) {
     }
 }
 
-async fn sweep(tenants: Arc<Tenants>) {
+async fn sweep(
+    broker: ServerContext,
+    listener: ListenerConfig,
+    tenants: Arc<Tenants>,
+    store: Arc<Store>,
+) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
-    loop {
+    for sweeps in 0_u32.. {
         ticks.tick().await;
+        if sweeps.is_multiple_of(SWEEPS_A_SIGHT) {
+            store.see();
+        }
         for tenant in tenants.iter() {
-            tenant.sweep().await;
+            for lost in tenant.sweep().await {
+                if let Err(error) = tenant.heal(&broker, &listener, &lost).await {
+                    tracing::error!(%error, client_id = %lost.client_id, "a session is not healed");
+                }
+            }
         }
     }
 }

@@ -153,6 +153,7 @@ mod tests {
         let instance = |id: &str, account: &str| Instance {
             id: InstanceId::parse(id).unwrap(),
             account: account.into(),
+            topics: vec!["TopicA".into()],
             devices: vec![Device { name: "lamp|1".into(), password: secret("lamp-password") }],
         };
         Directory::new(&Config {

@@ -1,18 +1,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all};
 use rmqtt::context::ServerContext;
-use rmqtt::router::{DefaultRouter, Router};
+use rmqtt::router::DefaultRouter;
 use rmqtt::shared::{DefaultShared, Shared};
 use rmqtt::types::{
-    ClientId, DashMap, From, Id, Message as ToSession, NodeId, Publish, Reason, SubRelations,
-    SubscriptionOptions, Tx, UserName as SignedInAs,
+    ClientId, DashMap, From, Id, Message as ToSession, NodeId, Publish, Reason, Tx,
+    UserName as SignedInAs,
 };
 
 use super::backlog::Backlog;
-use super::config::{Config, Limits, MESSAGE_OVERHEAD_BYTES};
+use super::config::{Config, Instance, Limits};
+use super::publishes::{Publishes, weight_bytes};
+use super::retained::RetainedMessages;
 use super::sign_in::UserName;
+use super::store::Store;
+use super::stored::Sharing;
+use super::subscriptions::{Recipient, Subscriptions};
+use crate::clock::Clock;
 use crate::message::InstanceId;
 use crate::metering::{DeviceMetrics, DropReason};
 
@@ -24,36 +30,37 @@ use crate::metering::{DeviceMetrics, DropReason};
 /// before anything is entered there.
 pub(super) struct Tenants {
     by_instance: HashMap<String, Arc<Tenant>>,
-    /// For what names no instance: always empty.
-    nobody: Tables,
+    /// For what names no instance.
+    nobody: Nobody,
 }
 
-/// What rmqtt knows about sessions and their subscriptions.
-pub(super) struct Tables {
+/// rmqtt's own tables, always empty.
+pub(super) struct Nobody {
     pub(super) sessions: DefaultShared,
-    pub(super) subscriptions: DefaultRouter,
-}
-
-impl Tables {
-    fn new(broker: &ServerContext) -> Self {
-        Self {
-            sessions: DefaultShared::new(Some(broker.clone())),
-            subscriptions: DefaultRouter::new(Some(broker.clone())),
-        }
-    }
+    pub(super) router: DefaultRouter,
 }
 
 impl Tenants {
-    pub(super) fn new(broker: &ServerContext, config: &Config, metrics: &DeviceMetrics) -> Self {
+    pub(super) fn new(
+        broker: &ServerContext,
+        config: &Config,
+        store: &Arc<Store>,
+        clock: &Arc<dyn Clock>,
+        metrics: &DeviceMetrics,
+    ) -> Self {
         let tenants = config.instances.iter().map(|instance| {
-            let tenant = Tenant::new(broker, instance.id.clone(), config.limits, metrics.clone());
+            let (store, clock) = (Arc::clone(store), Arc::clone(clock));
+            let tenant =
+                Tenant::new(broker, instance, config.limits, store, clock, metrics.clone());
             (instance.id.to_string(), Arc::new(tenant))
         });
-        Self { by_instance: tenants.collect(), nobody: Tables::new(broker) }
+        let sessions = DefaultShared::new(Some(broker.clone()));
+        let router = DefaultRouter::new(Some(broker.clone()));
+        Self { by_instance: tenants.collect(), nobody: Nobody { sessions, router } }
     }
 
-    pub(super) fn of_instance(&self, instance: &InstanceId) -> Option<&Arc<Tenant>> {
-        self.by_instance.get(instance.as_str())
+    pub(super) fn of_instance(&self, instance: &str) -> Option<&Arc<Tenant>> {
+        self.by_instance.get(instance)
     }
 
     pub(super) fn of(&self, id: &Id) -> Option<&Arc<Tenant>> {
@@ -61,11 +68,7 @@ impl Tenants {
         self.by_instance.get(user_name.instance())
     }
 
-    pub(super) fn tables(&self, id: &Id) -> &Tables {
-        self.of(id).map_or(&self.nobody, |tenant| &tenant.tables)
-    }
-
-    pub(super) const fn nobody(&self) -> &Tables {
+    pub(super) const fn nobody(&self) -> &Nobody {
         &self.nobody
     }
 
@@ -76,17 +79,32 @@ impl Tenants {
 
 /// One instance's devices.
 pub(super) struct Tenant {
-    instance: InstanceId,
-    tables: Tables,
-    backlogs: DashMap<ClientId, Arc<Backlog>>,
+    pub(super) instance: InstanceId,
+    pub(super) sessions: DefaultShared,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) publishes: Publishes,
+    pub(super) retained: RetainedMessages,
+    pub(super) backlogs: DashMap<ClientId, Arc<Backlog>>,
+    pub(super) store: Arc<Store>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) node: NodeId,
     limits: Limits,
-    metrics: DeviceMetrics,
-    node: NodeId,
+    pub(super) metrics: DeviceMetrics,
     weir: From,
 }
 
+/// What became of a message offered to every session it is for.
+pub(super) struct Forwarded {
+    /// Sessions that took it.
+    pub(super) reached: usize,
+    /// Sessions that had no room.
+    pub(super) held: Vec<Held>,
+    /// Whether any copy was stored, and is to be on disk before it is acknowledged.
+    pub(super) kept: bool,
+}
+
 /// What became of a message offered to a session.
-enum Offer {
+pub(super) enum Offer {
     Taken,
     NoSession,
     Full(Held),
@@ -97,25 +115,34 @@ pub(super) struct Held {
     client_id: ClientId,
     backlog: Arc<Backlog>,
     publish: Publish,
+    /// The same message for the others of its group, who are full as well.
+    others: Vec<Held>,
 }
 
 impl Tenant {
     fn new(
         broker: &ServerContext,
-        instance: InstanceId,
+        instance: &Instance,
         limits: Limits,
+        store: Arc<Store>,
+        clock: Arc<dyn Clock>,
         metrics: DeviceMetrics,
     ) -> Self {
         let node = broker.node.id();
-        let signed_in_as = SignedInAs::from(format!("Device|weir|{instance}"));
+        let signed_in_as = SignedInAs::from(format!("Device|weir|{}", instance.id));
         let weir = Id::new(node, 0, None, None, "weir".into(), Some(signed_in_as));
         Self {
-            instance,
-            tables: Tables::new(broker),
+            instance: instance.id.clone(),
+            sessions: DefaultShared::new(Some(broker.clone())),
+            subscriptions: Subscriptions::default(),
+            publishes: Publishes::new(&instance.topics, limits.device_qps, Arc::clone(&clock)),
+            retained: RetainedMessages::new(limits.retained_messages_max),
             backlogs: DashMap::default(),
+            store,
+            clock,
+            node,
             limits,
             metrics,
-            node,
             weir: From::from_system(weir),
         }
     }
@@ -125,59 +152,62 @@ impl Tenant {
         &self.weir
     }
 
-    /// Hands a message to every matching session that has room; returns how many that were, and
-    /// the sessions that had none.
-    pub(super) async fn forward(&self, from: &From, publish: &Publish) -> (usize, Vec<Held>) {
+    /// Hands a message to every matching session that has room.
+    pub(super) async fn forward(&self, from: &From, publish: &Publish) -> Forwarded {
         let mut reached = 0;
         let mut held = Vec::new();
-        for (_, client_id, options, subscription_ids, _) in self.matches(from, publish).await {
-            let mut copy = publish.clone();
-            copy.dup = false;
-            copy.retain = false;
-            copy.packet_id = None;
-            copy.qos = copy.qos.less_value(options.qos());
-            if let (Some(ids), Some(properties)) = (subscription_ids, &mut copy.properties) {
-                properties.subscription_ids = ids;
-            }
-            match self.offer(from, client_id, copy) {
+        let mut sharing = Sharing::default();
+        for recipient in self.recipients(from, publish).await {
+            let (client_id, copy) = (recipient.client_id.clone(), recipient.copy_of(publish));
+            match self.offer(from, client_id, copy, &mut sharing) {
                 Offer::Taken => reached += 1,
                 Offer::NoSession => self.dropped(DropReason::NoSession, 1),
-                Offer::Full(full) => held.push(full),
+                Offer::Full(full) => held.push(self.with_its_group(full, &recipient, publish)),
             }
         }
-        (reached, held)
+        Forwarded { reached, held, kept: sharing.is_kept() }
     }
 
-    fn offer(&self, from: &From, client_id: ClientId, mut publish: Publish) -> Offer {
+    fn with_its_group(&self, full: Held, recipient: &Recipient, publish: &Publish) -> Held {
+        let others = recipient.instead.iter().map(|other| Held {
+            client_id: other.client_id.clone(),
+            backlog: self.backlog(&other.client_id),
+            publish: other.copy_of(publish),
+            others: Vec::new(),
+        });
+        Held { others: others.collect(), ..full }
+    }
+
+    pub(super) fn offer(
+        &self,
+        from: &From,
+        client_id: ClientId,
+        mut publish: Publish,
+        sharing: &mut Sharing,
+    ) -> Offer {
         let backlog = self.backlog(&client_id);
         // Held until the message is on its way: a takeover must not begin in between.
         let mut arriving = backlog.arriving();
         if backlog.is_full() || backlog.is_cut_off() {
             drop(arriving);
-            return Offer::Full(Held { client_id, backlog, publish });
+            return Offer::Full(Held { client_id, backlog, publish, others: Vec::new() });
         }
-        let bytes = publish.payload.len() + publish.topic.len() + MESSAGE_OVERHEAD_BYTES;
+        let bytes = weight_bytes(&publish);
         if let Some(waiting) = arriving.as_mut() {
+            self.keep(&backlog, &mut publish, sharing);
             publish.payload = backlog.hold(publish.payload.clone(), bytes);
             waiting.push((from.clone(), publish));
             return Offer::Taken;
         }
-        let Some((session, _)) = self.tables.sessions.tx(&client_id) else {
+        let Some((session, _)) = self.sessions.tx(&client_id) else {
             return Offer::NoSession;
         };
+        self.keep(&backlog, &mut publish, sharing);
         publish.payload = backlog.hold(publish.payload.clone(), bytes);
+        let is_kept = publish.delay_interval.is_some();
         let sent = session.unbounded_send(ToSession::Forward(from.clone(), publish));
-        sent.map_or(Offer::NoSession, |()| Offer::Taken)
-    }
-
-    async fn matches(&self, from: &From, publish: &Publish) -> SubRelations {
-        if let Some(target) = &publish.target_clientid {
-            let mut options = SubscriptionOptions::default();
-            options.set_qos(publish.qos);
-            return vec![(publish.topic.clone(), target.clone(), options, None, None)];
-        }
-        let matches = self.tables.subscriptions.matches(from.id.clone(), &publish.topic).await;
-        matches.ok().and_then(|mut by_node| by_node.remove(&self.node)).unwrap_or_default()
+        // A stored session without a task is healed by the next sweep, and finds it on disk.
+        if sent.is_ok() || is_kept { Offer::Taken } else { Offer::NoSession }
     }
 
     /// Waits for full sessions to make room, all at once; cuts off those that do not.
@@ -185,23 +215,72 @@ impl Tenant {
         join_all(held.into_iter().map(|held| self.settle_one(from, held))).await;
     }
 
+    /// A message for a group goes to whoever of it makes room first.
     async fn settle_one(&self, from: &From, mut held: Held) {
-        while !held.backlog.is_cut_off() {
-            if !self.is_connected(&held.client_id).await {
-                return self.dropped(DropReason::SessionFull, 1);
+        let mut waiting = std::mem::take(&mut held.others);
+        waiting.insert(0, held);
+        loop {
+            if waiting.iter().all(|held| held.backlog.is_cut_off()) {
+                return self.dropped(DropReason::StalledReader, 1);
             }
-            if !held.backlog.drained(self.limits.stalled_after).await {
-                held.backlog.set_cut_off(true);
-                self.close(&held.client_id, Reason::from_static("the device stopped reading"));
-                break;
+            waiting = self.still_connected(waiting).await;
+            if waiting.is_empty() {
+                return;
             }
-            match self.offer(from, held.client_id, held.publish) {
+            let Some(place) = self.first_drained(&waiting).await else {
+                for held in &waiting {
+                    held.backlog.set_cut_off(true);
+                    self.close(&held.client_id, Reason::from_static("the device stopped reading"));
+                }
+                continue;
+            };
+            let held = waiting.remove(place);
+            match self.offer(from, held.client_id, held.publish, &mut Sharing::default()) {
                 Offer::Taken => return,
-                Offer::NoSession => return self.dropped(DropReason::NoSession, 1),
-                Offer::Full(again) => held = again,
+                Offer::NoSession if waiting.is_empty() => {
+                    return self.dropped(DropReason::NoSession, 1);
+                }
+                Offer::NoSession => {}
+                Offer::Full(again) => waiting.push(again),
             }
         }
-        self.dropped(DropReason::StalledReader, 1);
+    }
+
+    /// The message is dropped if no session is left that could take it.
+    async fn still_connected(&self, waiting: Vec<Held>) -> Vec<Held> {
+        let (mut connected, mut away) = (Vec::new(), None);
+        for held in waiting {
+            if held.backlog.is_cut_off() {
+                continue;
+            }
+            match self.is_connected(&held.client_id).await {
+                true => connected.push(held),
+                false => away = Some(held),
+            }
+        }
+        if let Some(away) = away.filter(|_| connected.is_empty()) {
+            self.overflowed(&away);
+        }
+        connected
+    }
+
+    /// Whose session has half its bound free first, if any has in time.
+    async fn first_drained(&self, waiting: &[Held]) -> Option<usize> {
+        let each = waiting.iter().map(|held| held.backlog.drained(self.limits.stalled_after));
+        let (has_drained, place, _) = select_all(each.map(Box::pin)).await;
+        has_drained.then_some(place)
+    }
+
+    /// Counts a message for which its session has no room; says so once until there is some.
+    pub(super) fn overflowed(&self, held: &Held) {
+        self.dropped(DropReason::SessionFull, 1);
+        if held.backlog.overflows_anew() {
+            let (instance, client_id) = (&self.instance, &held.client_id);
+            tracing::warn!(
+                %instance, %client_id, messages = held.backlog.messages(),
+                "a session is full: what it cannot hold is dropped and counted"
+            );
+        }
     }
 
     /// Keeps back what is published to a client id until its new connection is in place.
@@ -214,8 +293,9 @@ impl Tenant {
     pub(super) fn arrived(&self, client_id: &ClientId, session: &Tx, clean_start: bool) {
         let backlog = self.backlog(client_id);
         let mut arriving = backlog.arriving();
-        for (from, publish) in arriving.take().unwrap_or_default() {
+        for (from, mut publish) in arriving.take().unwrap_or_default() {
             if !clean_start || publish.target_clientid.is_some() {
+                self.keep_handed_on(client_id, &mut publish);
                 // A session that has ended meanwhile waits for nothing.
                 let _ = session.unbounded_send(ToSession::Forward(from, publish));
             }
@@ -247,22 +327,25 @@ impl Tenant {
         self.metrics.dropped(&self.instance, reason, messages);
     }
 
-    /// Counts sessions, and forgets the backlogs of those that are gone.
-    pub(super) async fn sweep(&self) {
+    /// Counts sessions, and forgets what is kept about clients that are gone. Returns the sessions
+    /// that lost their task: a device that leaves before its CONNACK takes rmqtt's with it.
+    pub(super) async fn sweep(&self) -> Vec<Id> {
+        self.publishes.sweep();
         let (mut connected, mut stored) = (0, 0);
+        let mut lost = Vec::new();
         for id in self.session_ids() {
-            let session = self.tables.sessions.entry(id);
+            let session = self.sessions.entry(id.clone());
             match session.is_connected().await {
-                _ if session.tx().is_none_or(|tx| tx.is_closed()) => {}
+                _ if session.tx().is_none_or(|tx| tx.is_closed()) => lost.push(id),
                 true => connected += 1,
                 false => stored += 1,
             }
         }
         self.metrics.connected(&self.instance, connected);
         self.metrics.stored(&self.instance, stored);
-        self.backlogs.retain(|client_id, backlog| {
-            backlog.is_in_use() || self.tables.sessions.exist(client_id)
-        });
+        self.backlogs
+            .retain(|client_id, backlog| backlog.is_in_use() || self.sessions.exist(client_id));
+        lost
     }
 
     /// True once nothing waits for a connected device.
@@ -284,24 +367,24 @@ impl Tenant {
         }
     }
 
-    fn close(&self, client_id: &ClientId, reason: Reason) {
-        if let Some((session, _)) = self.tables.sessions.tx(client_id) {
+    pub(super) fn close(&self, client_id: &ClientId, reason: Reason) {
+        if let Some((session, _)) = self.sessions.tx(client_id) {
             // A session that has ended already needs no closing.
             let _ = session.unbounded_send(ToSession::Closed(reason));
         }
     }
 
-    async fn is_connected(&self, client_id: &ClientId) -> bool {
+    pub(super) async fn is_connected(&self, client_id: &ClientId) -> bool {
         let id = Id::from(self.node, client_id.clone());
-        self.tables.sessions.entry(id).is_connected().await
+        self.sessions.entry(id).is_connected().await
     }
 
     /// Copied out: an entry must not be asked anything while the table is iterated.
-    fn session_ids(&self) -> Vec<Id> {
-        self.tables.sessions.iter().map(|session| session.id()).collect()
+    pub(super) fn session_ids(&self) -> Vec<Id> {
+        self.sessions.iter().map(|session| session.id()).collect()
     }
 
-    fn backlog(&self, client_id: &ClientId) -> Arc<Backlog> {
+    pub(super) fn backlog(&self, client_id: &ClientId) -> Arc<Backlog> {
         if let Some(backlog) = self.backlogs.get(client_id) {
             return Arc::clone(&backlog);
         }

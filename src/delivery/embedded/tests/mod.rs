@@ -1,10 +1,17 @@
 //! The embedded broker seen by real MQTT clients.
 
 mod delivery;
+mod device_v5;
 mod isolation;
+mod publishes;
+mod retained;
+mod sharing;
 mod sign_in;
 mod stalled;
+mod stored;
+mod takeover;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,8 +19,10 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use rumqttc::{AsyncClient, ConnectReturnCode, Event, EventLoop, MqttOptions, Packet, QoS};
 
+use tempfile::TempDir;
+
 use super::*;
-use crate::clock::UnixMillis;
+use crate::clock::{Clock, SystemClock, UnixMillis};
 use crate::message::{InstanceId, MessageId, Payload, Topic};
 use crate::metering::Registry;
 
@@ -22,9 +31,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(300);
 const CLIENT: &str = "GID_Test@@@0001";
 
+/// For tests that publish more than a device may.
+const UNHURRIED: Limits = Limits {
+    device_qps: NonZeroU32::new(1_000_000).unwrap(),
+    retained_messages_max: 100,
+    sign_in_within: Duration::from_secs(15),
+    session_messages_max: 1_000,
+    session_bytes_max: 16 << 20,
+    stalled_after: Duration::from_secs(3),
+    write_timeout: Duration::from_secs(5),
+};
+
 struct Broken {
     broker: EmbeddedBroker,
     registry: Registry,
+    folder: Arc<TempDir>,
 }
 
 impl Broken {
@@ -63,9 +84,14 @@ async fn start() -> Broken {
 }
 
 async fn start_with(limits: Limits) -> Broken {
+    start_in(Arc::new(tempfile::tempdir().unwrap()), limits, Arc::new(SystemClock)).await
+}
+
+fn config(limits: Limits) -> Config {
     let instance = |id: &str, account: &str| Instance {
         id: InstanceId::parse(id).unwrap(),
         account: account.into(),
+        topics: vec!["TopicA".into(), "post-cn-b".into()],
         devices: vec![Device { name: "lamp".into(), password: Secret::new("dark".into()) }],
     };
     let key = |id: &str, secret: &str, account: &str| AccessKey {
@@ -73,17 +99,31 @@ async fn start_with(limits: Limits) -> Broken {
         secret: Secret::new(secret.into()),
         account: account.into(),
     };
-    let config = Config {
+    Config {
         listen: ([127, 0, 0, 1], 0).into(),
         connections_max: 1_000,
         access_keys: vec![key("LTAI1", "secret-1", "1"), key("LTAI2", "secret-2", "2")],
         instances: vec![instance("post-cn-a", "1"), instance("post-cn-b", "2")],
         limits,
-    };
+    }
+}
+
+/// On what a former broker left in a folder, if there was one.
+async fn start_in(folder: Arc<TempDir>, limits: Limits, clock: Arc<dyn Clock>) -> Broken {
+    let config = config(limits);
+    start_as(&config, folder, clock).await.unwrap()
+}
+
+async fn start_as(
+    config: &Config,
+    folder: Arc<TempDir>,
+    clock: Arc<dyn Clock>,
+) -> Result<Broken, StartError> {
     let ids: Vec<_> = config.instances.iter().map(|instance| instance.id.clone()).collect();
     let registry = Registry::new();
     let metrics = DeviceMetrics::new(&registry, &ids).unwrap();
-    Broken { broker: EmbeddedBroker::start(&config, &metrics).await.unwrap(), registry }
+    let broker = EmbeddedBroker::start(config, folder.path(), clock, &metrics).await?;
+    Ok(Broken { broker, registry, folder })
 }
 
 fn message(instance: &str, topic: &str, payload: &[u8]) -> Message {
@@ -188,6 +228,16 @@ impl TestDevice {
     async fn publish(&mut self, topic: &str, payload: &[u8]) {
         self.client.publish(topic, QoS::AtLeastOnce, false, payload).await.unwrap();
         while !matches!(self.packet().await, Packet::PubAck(_)) {}
+    }
+
+    async fn publish_retained(&mut self, topic: &str, payload: &[u8]) {
+        self.client.publish(topic, QoS::AtLeastOnce, true, payload).await.unwrap();
+        while !matches!(self.packet().await, Packet::PubAck(_)) {}
+    }
+
+    async fn unsubscribe(&mut self, filter: &str) {
+        self.client.unsubscribe(filter).await.unwrap();
+        while !matches!(self.packet().await, Packet::UnsubAck(_)) {}
     }
 
     /// Says good-bye and closes, as the protocol asks of a device.

@@ -78,7 +78,9 @@ async fn an_address_in_use_is_named_with_its_key_and_what_to_do() {
         limits: Limits::default(),
     };
     let metrics = DeviceMetrics::new(&Registry::new(), &[]).unwrap();
-    let error = EmbeddedBroker::start(&config, &metrics).await.err().unwrap().to_string();
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Arc::new(SystemClock));
+    let started = EmbeddedBroker::start(&config, folder.path(), clock, &metrics).await;
+    let error = started.err().unwrap().to_string();
     let expected = format!("delivery.embedded.listen: cannot listen on {listen}: ");
     assert!(error.starts_with(&expected) && error.contains("choose another"), "{error}");
 }

@@ -1,9 +1,14 @@
+use std::num::NonZeroU32;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
 
 const LIMITS: Limits = Limits {
+    device_qps: NonZeroU32::new(1_000_000).unwrap(),
+    retained_messages_max: 1_000,
+    sign_in_within: Duration::from_millis(300),
     session_messages_max: 100,
     session_bytes_max: 1 << 20,
     stalled_after: Duration::from_millis(300),
@@ -108,4 +113,17 @@ async fn a_device_that_publishes_to_itself_without_reading_holds_nobody_up() {
         device.publish("TopicA", b"echo").await;
     }
     assert_eq!(broken.dropped("stalled_reader"), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_sign_in_is_closed_and_a_device_is_not() {
+    let broken = start_with(LIMITS).await;
+    let mut device = broken.device("post-cn-a", CLIENT).await;
+    let connect = || TcpStream::connect(broken.broker.local_addr());
+    let mute = connect().await.unwrap();
+    let mut begun = connect().await.unwrap();
+    begun.write_all(b"\x10\x40\0").await.unwrap();
+    assert_eq!(read_to_end(mute).await, 0);
+    assert_eq!(read_to_end(begun).await, 0);
+    device.publish("TopicA", b"alive").await;
 }
