@@ -192,6 +192,7 @@ mod tests {
         let (late, late_here) = connect(&listener);
         clock.advance(Duration::from_millis(1));
         assert_eq!(silent.sweep(&signed_in).unwrap(), 1);
+        mute.set_read_timeout(Some(WITHIN)).unwrap();
         assert_eq!(mute.read(&mut [0]).unwrap(), 0, "the end of the stream");
         for stream in [&device, &device_here, &other, &other_here, &late, &late_here] {
             stream.set_nonblocking(true).unwrap();
