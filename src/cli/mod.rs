@@ -5,6 +5,7 @@
 mod check;
 mod client;
 mod completions;
+mod dead_letters;
 mod demo;
 mod files;
 mod journal;
@@ -154,6 +155,20 @@ pub fn run() -> ExitCode {
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Where a file's configuration, or the demo's, keeps its data.
+fn data_dir(config: Option<&std::path::Path>) -> Result<PathBuf, Failure> {
+    config.map_or_else(demo::data_dir, |path| Ok(Config::data_dir(path)?))
+}
+
+/// Text of others, fit for a terminal: control characters are shown, not obeyed.
+fn printable(text: &str) -> String {
+    let shown = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 /// The file's configuration, or the demo's.

@@ -30,6 +30,7 @@ use crate::wire::{self, Front};
 
 use super::ports::Ports;
 use super::recovery::{self, Recovery, Report};
+use super::requeued::Requeued;
 use super::reserve::Reserve;
 use super::upkeep::{OldLetters, Saver, Upkeep, Watch};
 use super::{Addresses, Running, StartError, join};
@@ -139,6 +140,7 @@ pub async fn start(
         queue,
         shards,
         couriers: delivery.couriers,
+        requeued: delivery.requeued,
         clerk,
         upkeep: Upkeep { watch, saver },
         broker: delivery.broker,
@@ -211,6 +213,7 @@ struct Delivery {
     broker: Arc<EmbeddedBroker>,
     cursors: Cursors,
     couriers: JoinHandle<()>,
+    requeued: Requeued,
     progress: Vec<Arc<Progress>>,
 }
 
@@ -233,7 +236,8 @@ impl Delivery {
             metrics: meters.delivery.clone(),
         });
         let (couriers, progress) = couriers(&post, journal, &cursors)?;
-        Ok(Self { broker, cursors, couriers, progress })
+        let requeued = Requeued::start(&post, &config.data_dir);
+        Ok(Self { broker, cursors, couriers, requeued, progress })
     }
 }
 

@@ -8,6 +8,7 @@ mod model;
 mod openapi;
 mod ports;
 mod recovery;
+mod requeued;
 mod reserve;
 mod upkeep;
 
@@ -28,6 +29,7 @@ use crate::queue::Queue;
 use crate::tls::TlsError;
 use crate::wire::AccessWriter;
 
+use requeued::Requeued;
 use upkeep::Upkeep;
 
 pub use crate::ops::{Readiness, State};
@@ -122,6 +124,7 @@ pub struct Running {
     queue: Queue,
     shards: Vec<std::thread::JoinHandle<()>>,
     couriers: JoinHandle<()>,
+    requeued: Requeued,
     clerk: ClerkHandle,
     upkeep: Upkeep,
     broker: Arc<EmbeddedBroker>,
@@ -197,6 +200,7 @@ impl Running {
             clerk.finish();
         });
         join("shards", joined.await);
+        self.requeued.finish(DELIVERY_GRACE).await;
         if delivering && tokio::time::timeout(DELIVERY_GRACE, self.couriers).await.is_err() {
             tracing::warn!("stopping with a backlog: it is delivered after the next start");
         }
