@@ -129,7 +129,7 @@ fn random_text(chars: usize) -> Result<String, std::io::Error> {
 impl Demo {
     /// What a newcomer pastes: ways to subscribe, and ways to send.
     pub(super) fn greeting(&self, at: Addresses) -> Result<String, Failure> {
-        let Addresses { http, devices, ops } = at;
+        let Addresses { http, devices, ops, .. } = at;
         let password = device_password(CLIENT_ID, &Secret::new(self.secret.clone()));
         let url = self.signed_url(at)?;
         let Self { access_key_id, secret, instance, topic } = self;

@@ -2,6 +2,7 @@
 //!
 //! Never: look for a file nobody named, or take a key it does not know.
 
+mod device_links;
 mod file;
 mod ports;
 mod reference;
@@ -78,6 +79,8 @@ pub struct Config {
     pub ledger: ledger::Config,
     /// The embedded broker.
     pub broker: delivery::embedded::Config,
+    /// Its listeners with TLS or WebSocket. Default none.
+    pub device_links: delivery::embedded::links::Config,
 }
 
 impl Config {
@@ -198,6 +201,7 @@ fn check(file: File) -> Result<Config, String> {
             nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
             host_aliases: file.http.host_aliases,
         },
+        device_links: device_links::check(&file.delivery.embedded)?,
         broker: broker(&file.delivery, tenancy.device_keys, tenancy.device_instances)?,
         data_dir: file.data_dir,
     })
@@ -227,11 +231,19 @@ fn check_places(file: &File) -> Result<(), String> {
     if file.data_dir.as_os_str().is_empty() {
         return Err("data_dir is empty: name a folder".into());
     }
-    let listeners = [
+    let embedded = &file.delivery.embedded;
+    let tls = embedded.tls.as_ref();
+    let links = [
+        ("delivery.embedded.websocket_listen", embedded.websocket_listen),
+        ("delivery.embedded.tls.listen", tls.and_then(|tls| tls.listen)),
+        ("delivery.embedded.tls.websocket_listen", tls.and_then(|tls| tls.websocket_listen)),
+    ];
+    let mut listeners = vec![
         ("http.listen", file.http.listen),
         ("ops.listen", file.ops.listen),
-        ("delivery.embedded.listen", file.delivery.embedded.listen),
+        ("delivery.embedded.listen", embedded.listen),
     ];
+    listeners.extend(links.into_iter().filter_map(|(key, listen)| Some((key, listen?))));
     for (at, (key, address)) in listeners.iter().enumerate() {
         let same = |(_, other): &&(&str, SocketAddr)| other == address && address.port() != 0;
         if let Some((other, _)) = listeners[at + 1..].iter().find(same) {

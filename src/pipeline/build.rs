@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::admission::{self, Admission, FingerprintKey, Sources};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::delivery::embedded::EmbeddedBroker;
+use crate::delivery::embedded::{EmbeddedBroker, links};
 use crate::delivery::{Courier, Cursors, DEAD_LETTERS, DeadLetters, Post, Progress};
 use crate::journal::{
     DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
@@ -26,6 +26,7 @@ use crate::metering::{
 use crate::ops::{Readiness, State};
 use crate::queue::{Intake, Queue};
 use crate::shard::Shard;
+use crate::tls::Server;
 use crate::wire::{self, Front};
 
 use super::ports::Ports;
@@ -132,7 +133,12 @@ pub async fn start(
     readiness.advance(State::Ready);
     let devices = delivery.broker.local_addr();
     Ok(Running {
-        addresses: Addresses { http: front.address, devices, ops: ops.address },
+        addresses: Addresses {
+            http: front.address,
+            devices,
+            links: delivery.links,
+            ops: ops.address,
+        },
         readiness,
         drain_notice: config.drain_notice,
         stop_front: front.stop,
@@ -211,6 +217,7 @@ fn admission(
 /// The broker, and the couriers on their way to it.
 struct Delivery {
     broker: Arc<EmbeddedBroker>,
+    links: links::Addresses,
     cursors: Cursors,
     couriers: JoinHandle<()>,
     requeued: Requeued,
@@ -226,6 +233,7 @@ impl Delivery {
         cursors: Cursors,
     ) -> Result<Self, StartError> {
         let broker = Arc::new(EmbeddedBroker::start(&config.broker, &meters.devices).await?);
+        let links = open_links(&broker, config, clock, meters).await?;
         let dead_letters = in_dir(&config.data_dir, DEAD_LETTERS, DeadLetters::open)?;
         let post = Arc::new(Post {
             broker: Arc::clone(&broker),
@@ -237,8 +245,26 @@ impl Delivery {
         });
         let (couriers, progress) = couriers(&post, journal, &cursors)?;
         let requeued = Requeued::start(&post, &config.data_dir);
-        Ok(Self { broker, cursors, couriers, requeued, progress })
+        Ok(Self { broker, links, cursors, couriers, requeued, progress })
     }
+}
+
+/// The devices' listeners with TLS or WebSocket, if there are any.
+async fn open_links(
+    broker: &EmbeddedBroker,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+) -> Result<links::Addresses, StartError> {
+    if !config.device_links.is_any() {
+        return Ok(links::Addresses::default());
+    }
+    let expiry = &meters.tls.devices;
+    let server = config.device_links.tls.as_ref().map(|tls| {
+        Server::open("devices", tls.files.clone(), &[], expiry.clone(), &**clock).map(Arc::new)
+    });
+    let (links, clock) = (&config.device_links, Arc::clone(clock));
+    Ok(broker.open_links(&config.broker, links, server.transpose()?, clock).await?)
 }
 
 type Couriers = (JoinHandle<()>, Vec<Arc<Progress>>);

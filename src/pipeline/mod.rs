@@ -91,6 +91,9 @@ pub enum StartError {
     /// The delivery cursors cannot be read.
     #[error(transparent)]
     Cursors(#[from] CursorsError),
+    /// The certificate of devices' listeners cannot be used.
+    #[error("delivery.embedded.tls.{0}")]
+    DeviceTls(#[from] crate::tls::TlsError),
     /// The embedded broker did not start.
     #[error(transparent)]
     Broker(#[from] embedded::StartError),
@@ -109,6 +112,8 @@ pub struct Addresses {
     pub http: SocketAddr,
     /// Devices.
     pub devices: SocketAddr,
+    /// Devices that come over TLS or WebSocket.
+    pub links: embedded::links::Addresses,
     /// Health and metrics.
     pub ops: SocketAddr,
 }

@@ -9,6 +9,7 @@ use rmqtt::net::MqttError;
 use rmqtt::session::Session;
 use rmqtt::types::{AuthResult, ConnectInfo, From, Publish, QoS, Reason, SubscribeAclResult};
 
+use super::links::Peers;
 use super::sign_in::{Directory, Refused};
 use super::tenants::Tenants;
 use crate::metering::DropReason;
@@ -18,6 +19,7 @@ use crate::metering::DropReason;
 pub(super) struct Hooks {
     pub(super) directory: Arc<Directory>,
     pub(super) tenants: Arc<Tenants>,
+    pub(super) peers: Arc<Peers>,
 }
 
 impl Hooks {
@@ -37,6 +39,10 @@ impl Hooks {
     }
 
     fn sign_in(&self, connect: &ConnectInfo) -> AuthResult {
+        // Whoever finds the listener behind the links does not come in by it.
+        if self.peers.of(connect.id()).is_none() {
+            return AuthResult::NotAuthorized;
+        }
         let user_name = connect.username().map_or("", |name| name.as_ref());
         let password = connect.password().map_or(&[][..], |password| password);
         match self.directory.check(connect.client_id(), user_name, password) {
