@@ -7,6 +7,7 @@ mod client;
 mod completions;
 mod dead_letters;
 mod demo;
+mod devices;
 mod files;
 mod journal;
 mod logging;
@@ -87,6 +88,9 @@ enum Command {
     /// Show what was billed, check the ledger, or export it
     #[command(long_about = usage::LONG_ABOUT)]
     Usage(usage::Arguments),
+    /// List the connected and stored sessions of devices
+    #[command(long_about = devices::LONG_ABOUT, after_help = devices::AFTER_HELP)]
+    Devices(devices::Arguments),
     /// Check the configuration, bind nothing, and say what it means
     #[command(after_help = check::AFTER_HELP)]
     Check(check::Arguments),
@@ -131,6 +135,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(config),
         Command::Send(send) => send::run(&send),
         Command::Usage(usage) => usage::run(config, &usage),
+        Command::Devices(devices) => devices::run(config, &devices),
         Command::Check(check) => check::run(config, &check),
         Command::Journal(journal) => journal::run(config, &journal),
         Command::Completions(completions) => {

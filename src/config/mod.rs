@@ -14,6 +14,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::message::InstanceId;
 use crate::{admission, delivery, journal, ledger, queue, shard, wire};
 
 pub use ports::Ports;
@@ -83,6 +84,15 @@ pub struct Config {
     pub device_links: delivery::embedded::links::Config,
 }
 
+/// Where a weir is found, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Its ops port.
+    pub ops_listen: SocketAddr,
+    /// Its instances.
+    pub instances: Vec<InstanceId>,
+}
+
 impl Config {
     /// Reads and checks a file.
     ///
@@ -100,6 +110,20 @@ impl Config {
     pub fn data_dir(path: &Path) -> Result<PathBuf, ConfigError> {
         let (origin, text) = text_of(path)?;
         Ok(read(&origin, &text)?.data_dir)
+    }
+
+    /// Reads where a file's weir is found, and asks for no secret it names.
+    ///
+    /// # Errors
+    /// As [`Self::data_dir`], and if an instance id is none.
+    pub fn places(path: &Path) -> Result<Places, ConfigError> {
+        let (origin, text) = text_of(path)?;
+        let file = read(&origin, &text)?;
+        let ids = file.instances.iter().map(|instance| InstanceId::parse(&instance.id));
+        let instances = ids.collect::<Result<_, _>>();
+        let instances = instances
+            .map_err(|error| ConfigError { origin, text: format!("instances.id: {error}") })?;
+        Ok(Places { ops_listen: file.ops.listen, instances })
     }
 
     /// Checks the text of a file; `origin` names it in errors.

@@ -29,6 +29,7 @@ use crate::shard::Shard;
 use crate::tls::Server;
 use crate::wire::{self, Front};
 
+use super::devices;
 use super::ports::Ports;
 use super::recovery::{self, Recovery, Report};
 use super::requeued::Requeued;
@@ -100,6 +101,7 @@ pub async fn start(
     let (opened, ledger, cursors) = recovery.run(ledger).await?;
     let clerk = clerk(ledger, &opened.journal, config.ledger, &clock, &meters)?;
     let delivery = Delivery::start(&config, &clock, &meters, &opened.journal, cursors).await?;
+    ops.devices.show(Arc::new(devices::Embedded(Arc::clone(&delivery.broker))));
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
     let (poison, poisoned) = watch::channel(false);

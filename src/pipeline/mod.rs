@@ -3,6 +3,7 @@
 //! Never: decide anything about a message.
 
 mod build;
+mod devices;
 #[cfg(test)]
 mod model;
 mod openapi;

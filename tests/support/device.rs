@@ -62,7 +62,7 @@ impl Subscriber {
         Self::start_with(weir, device, &[])
     }
 
-    /// The same with more of its arguments, which go before ours.
+    /// The same with more of its arguments; a port among them is the one that counts.
     pub(crate) fn start_with(weir: &Weir, device: &Device, more: &[String]) -> Self {
         let SocketAddr::V4(at) = weir.devices() else { panic!("the listener is IPv4") };
         // Its own output is buffered while it says that it has subscribed.

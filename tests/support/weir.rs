@@ -261,7 +261,7 @@ fn merge(file: &mut Table, settings: Table) {
 }
 
 /// The body of a plain GET.
-fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     let asked = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -6,6 +6,7 @@
 mod arrival;
 mod backlog;
 mod config;
+mod devices;
 mod hooks;
 pub mod links;
 mod sign_in;
@@ -15,6 +16,7 @@ mod tenants;
 mod tests;
 
 pub use config::{AccessKey, Config, Device, Instance, Limits, MESSAGE_OVERHEAD_BYTES, Secret};
+pub use devices::{Device as ListedDevice, DevicePage};
 pub use sign_in::device_password;
 
 use std::net::SocketAddr;

@@ -77,7 +77,7 @@ impl Tenants {
 /// One instance's devices.
 pub(super) struct Tenant {
     instance: InstanceId,
-    tables: Tables,
+    pub(super) tables: Tables,
     backlogs: DashMap<ClientId, Arc<Backlog>>,
     limits: Limits,
     metrics: DeviceMetrics,
@@ -297,8 +297,13 @@ impl Tenant {
     }
 
     /// Copied out: an entry must not be asked anything while the table is iterated.
-    fn session_ids(&self) -> Vec<Id> {
+    pub(super) fn session_ids(&self) -> Vec<Id> {
         self.tables.sessions.iter().map(|session| session.id()).collect()
+    }
+
+    /// Messages that wait for a session, to be sent or to be acknowledged.
+    pub(super) fn queued(&self, client_id: &ClientId) -> usize {
+        self.backlogs.get(client_id).map_or(0, |backlog| backlog.messages())
     }
 
     fn backlog(&self, client_id: &ClientId) -> Arc<Backlog> {

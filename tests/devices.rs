@@ -1,8 +1,8 @@
-//! Devices over TLS and WebSocket: mosquitto_sub and paho-mqtt against a running weir.
+//! Devices over TLS and WebSocket, and listed: mosquitto_sub and paho-mqtt against a running weir.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "links/authority.rs"]
+#[path = "devices/authority.rs"]
 mod authority;
 #[expect(dead_code, reason = "a shared harness: other tests use the rest")]
 mod support;
@@ -166,10 +166,11 @@ fn tls_1_1_is_refused_by_its_version() {
     let (weir, _authority) = start();
     let mut stream = TcpStream::connect(weir.links().tls).expect("it accepts");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    // RFC 4346, 7.4.1.2: version 3.2, 32 random bytes, no session, one suite, no compression.
+    // RFC 4346, 7.4.1.2: version 3.2, 32 random bytes, no session, one suite, no compression; and
+    // signature_algorithms, without which it would be refused for that.
     let mut body = vec![3, 2];
     body.extend([7; 32]);
-    body.extend([0, 0, 2, 0xC0, 0x14, 1, 0]);
+    body.extend([0, 0, 2, 0xC0, 0x14, 1, 0, 0, 8, 0, 13, 0, 4, 0, 2, 4, 3]);
     let mut hello = vec![22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
     hello.extend(body);
     stream.write_all(&hello).expect("it is sent");
@@ -262,4 +263,94 @@ fn the_listener_behind_the_links_lets_nobody_else_in() {
     let at = SocketAddr::from(([127, 0, 0, 1], inner[0]));
     let refused = Paho::refused(at, &Device::new("intruder", EVERYWHERE), &json!({}));
     assert!(refused.contains("Not authorized"), "{refused}");
+}
+
+fn listed(weir: &Weir, arguments: &[&str]) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.arg("devices").args(arguments);
+    let ops = format!("http://{}", weir.ops());
+    command.args(["--ops", &ops, "--instance", INSTANCE]).output().expect("weir runs")
+}
+
+#[test]
+fn devices_are_listed_with_state_link_and_what_waits_for_them() {
+    let (weir, authority) = start();
+    let away = Device { persistent: true, ..Device::new("away", EVERYWHERE) };
+    drop(Subscriber::start(&weir, &away));
+    let tls = over_tls(&weir, &authority);
+    let _near = Subscriber::start_with(&weir, &Device::new("near", EVERYWHERE), &tls);
+    let links = weir.links();
+    let more = json!({ "transport": "websockets", "version": 5 });
+    let _web = Paho::start_with(links.websocket, &Device::new("web", EVERYWHERE), &more);
+    send(&weir, b"one");
+    send(&weir, b"two");
+    let devices = eventually("the stored session", || {
+        let printed = listed(&weir, &["--format", "json"]);
+        assert!(printed.status.success(), "{printed:?}");
+        let devices: Vec<Value> = serde_json::from_slice(&printed.stdout).expect("an array");
+        let waits = devices[0]["state"] == "stored" && devices[0]["queued"] == 2;
+        (waits && devices.iter().skip(1).all(|it| it["queued"] == 0)).then_some(devices)
+    });
+    let column = |name: &str| -> Vec<&str> {
+        devices.iter().map(|it| it[name].as_str().expect("text")).collect()
+    };
+    assert_eq!(column("client_id"), ["GID_test@@@away", "GID_test@@@near", "GID_test@@@web"]);
+    assert_eq!(column("state"), ["stored", "connected", "connected"]);
+    assert_eq!(column("protocol"), ["3.1.1", "3.1.1", "5"]);
+    assert_eq!(column("link"), ["", "tls", "ws"]);
+    assert!(column("since").iter().all(|since| since.ends_with('Z')), "{devices:?}");
+    let addresses = column("address");
+    assert!(addresses[0].is_empty() && addresses[1].starts_with("127.0.0.1:"), "{addresses:?}");
+    let csv = String::from_utf8(listed(&weir, &["--format", "csv"]).stdout).expect("text");
+    assert_eq!(csv.lines().count(), 4, "{csv}");
+    assert!(csv.starts_with("instance_id,client_id,state,"), "{csv}");
+    let table = String::from_utf8(listed(&weir, &[]).stdout).expect("text");
+    assert!(table.ends_with("\n2 connected, 1 stored\n"), "{table}");
+}
+
+#[test]
+fn a_page_of_devices_says_where_the_next_begins() {
+    let weir = Weir::start();
+    let names: Vec<String> = (0..5).map(|number| format!("d{number}")).collect();
+    let _devices: Vec<_> =
+        names.iter().map(|name| Subscriber::start(&weir, &Device::new(name, EVERYWHERE))).collect();
+    let page = |query: &str| -> Value {
+        let text = support::get(weir.ops(), &format!("/devices?instance={INSTANCE}&{query}"));
+        serde_json::from_str(&text).expect("an object")
+    };
+    let ids = |page: &Value| -> Vec<String> {
+        let devices = page["devices"].as_array().expect("a list").iter();
+        devices
+            .map(|it| it["client_id"].as_str().expect("text").replace("GID_test@@@", ""))
+            .collect()
+    };
+    let first = page("limit=2");
+    assert_eq!((ids(&first), &first["connected"]), (names[..2].to_vec(), &json!(5)));
+    let second = page(&format!("limit=2&after={}", first["next"].as_str().expect("more")));
+    assert_eq!(ids(&second), names[2..4]);
+    let last = page(&format!("limit=2&after={}", second["next"].as_str().expect("more")));
+    assert_eq!((ids(&last), &last["next"]), (names[4..].to_vec(), &json!(null)));
+}
+
+#[test]
+fn a_list_of_nobody_says_whom_it_asked() {
+    let mut weir = Weir::start();
+    let unknown = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["devices", "--instance", "post-cn-none", "--ops", &format!("http://{}", weir.ops())])
+        .output()
+        .expect("weir runs");
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(unknown.status.code() == Some(1) && said.contains("post-cn-none: no such"), "{said}");
+    let no_port = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .arg("--config")
+        .arg(weir.config_file())
+        .arg("devices")
+        .output()
+        .expect("weir runs");
+    let said = String::from_utf8_lossy(&no_port.stderr).into_owned();
+    assert!(no_port.status.code() == Some(1) && said.contains("give --ops"), "{said}");
+    weir.kill();
+    let nobody = listed(&weir, &[]);
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert!(nobody.status.code() == Some(1) && said.contains("does weir run?"), "{said}");
 }
