@@ -171,7 +171,8 @@ fn tls_1_1_is_refused_by_its_version() {
     let mut body = vec![3, 2];
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0xC0, 0x14, 1, 0, 0, 8, 0, 13, 0, 4, 0, 2, 4, 3]);
-    let mut hello = vec![22, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
+    let bytes = u8::try_from(body.len()).expect("it is short");
+    let mut hello = vec![22, 3, 1, 0, bytes + 4, 1, 0, 0, bytes];
     hello.extend(body);
     stream.write_all(&hello).expect("it is sent");
     let mut alert = [0; 7];

@@ -209,7 +209,7 @@ fn write(
     let counted = shelf.visit(&which.given_up(), &mut |_, letter| {
         if which.takes(&letter) {
             match format {
-                Format::Table => table_row(out, letter, payload)?,
+                Format::Table => table_row(out, &letter, payload)?,
                 Format::Json => {
                     write!(out, "{}\n  ", if shown == 0 { "" } else { "," })?;
                     serde_json::to_writer(&mut *out, &object(letter, payload))?;
@@ -233,7 +233,7 @@ fn row(out: &mut impl Write, columns: &[String; 6]) -> io::Result<()> {
     writeln!(out, "{given_up:20}  {id:32}  {instance:20}  {topic:24}  {bytes:>5}  {reason}")
 }
 
-fn table_row(out: &mut impl Write, letter: Letter, payload: bool) -> io::Result<()> {
+fn table_row(out: &mut impl Write, letter: &Letter, payload: bool) -> io::Result<()> {
     row(
         out,
         &[

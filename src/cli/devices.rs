@@ -12,9 +12,9 @@ use super::client::Endpoint;
 use super::{Failure, demo, printable};
 
 pub(super) const LONG_ABOUT: &str = "\
-List the sessions of an instance's devices: those that are connected, and those that are stored until
-their device comes back. A running weir is asked on its ops port, which is found in --config, or in
-the demo's file, unless --ops names it.
+List the sessions of an instance's devices: those that are connected, and those that are stored
+until their device comes back. A running weir is asked on its ops port, which is found in --config,
+or in the demo's file, unless --ops names it.
 
 Queued is how many messages wait for a session, to be sent or to be acknowledged. Link is how the
 device is connected: tcp, tls, ws (WebSocket) or wss.";

@@ -167,12 +167,7 @@ fn check(file: File) -> Result<Config, String> {
     check_places(&file)?;
     let shards = shards(file.shard.count)?;
     let tenancy = tenancy::check(&file)?;
-    let journal = journal::Config {
-        dir: file.data_dir.join("journal"),
-        shards,
-        segment_bytes: file.journal.segment_bytes.as_u64(),
-    };
-    journal.check().map_err(|error| error.to_string())?;
+    let journal = journal(&file, shards)?;
     let http = &file.http;
     Ok(Config {
         http_listen: http.listen,
@@ -229,6 +224,16 @@ fn check(file: File) -> Result<Config, String> {
         broker: broker(&file.delivery, tenancy.device_keys, tenancy.device_instances)?,
         data_dir: file.data_dir,
     })
+}
+
+fn journal(file: &File, shards: u16) -> Result<journal::Config, String> {
+    let journal = journal::Config {
+        dir: file.data_dir.join("journal"),
+        shards,
+        segment_bytes: file.journal.segment_bytes.as_u64(),
+    };
+    journal.check().map_err(|error| error.to_string())?;
+    Ok(journal)
 }
 
 fn broker(

@@ -26,11 +26,10 @@ use crate::metering::{
 use crate::ops::{Readiness, State};
 use crate::queue::{Intake, Queue};
 use crate::shard::Shard;
-use crate::tls::Server;
 use crate::wire::{self, Front};
 
 use super::devices;
-use super::ports::Ports;
+use super::ports::{self, Ports};
 use super::recovery::{self, Recovery, Report};
 use super::requeued::Requeued;
 use super::reserve::Reserve;
@@ -133,14 +132,9 @@ pub async fn start(
     let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
     let front = ports.serve_front(&config, front).await?;
     readiness.advance(State::Ready);
-    let devices = delivery.broker.local_addr();
+    let (devices, links) = (delivery.broker.local_addr(), delivery.links);
     Ok(Running {
-        addresses: Addresses {
-            http: front.address,
-            devices,
-            links: delivery.links,
-            ops: ops.address,
-        },
+        addresses: Addresses { http: front.address, devices, links, ops: ops.address },
         readiness,
         drain_notice: config.drain_notice,
         stop_front: front.stop,
@@ -261,12 +255,10 @@ async fn open_links(
     if !config.device_links.is_any() {
         return Ok(links::Addresses::default());
     }
-    let expiry = &meters.tls.devices;
-    let server = config.device_links.tls.as_ref().map(|tls| {
-        Server::open("devices", tls.files.clone(), &[], expiry.clone(), &**clock).map(Arc::new)
-    });
+    let files = config.device_links.tls.as_ref().map(|tls| &tls.files);
+    let server = ports::certificate("devices", files, &[], &meters.tls.devices, clock)?;
     let (links, clock) = (&config.device_links, Arc::clone(clock));
-    Ok(broker.open_links(&config.broker, links, server.transpose()?, clock).await?)
+    Ok(broker.open_links(&config.broker, links, server, clock).await?)
 }
 
 type Couriers = (JoinHandle<()>, Vec<Arc<Progress>>);

@@ -92,9 +92,6 @@ pub enum StartError {
     /// The delivery cursors cannot be read.
     #[error(transparent)]
     Cursors(#[from] CursorsError),
-    /// The certificate of devices' listeners cannot be used.
-    #[error("delivery.embedded.tls.{0}")]
-    DeviceTls(#[from] crate::tls::TlsError),
     /// The embedded broker did not start.
     #[error(transparent)]
     Broker(#[from] embedded::StartError),

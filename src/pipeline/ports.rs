@@ -104,7 +104,7 @@ impl Ports {
     }
 }
 
-fn certificate(
+pub(super) fn certificate(
     listener: &'static str,
     config: Option<&tls::Config>,
     protocols: &[&[u8]],

@@ -182,7 +182,3 @@ async fn blocking<T: Send + 'static>(
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
-
-#[cfg(test)]
-#[path = "tests.rs"]
-mod tests;

@@ -4,7 +4,7 @@
 //! dead-letters/2026-11-23.ndjson           letters; only ever appended to
 //! dead-letters/2026-11-23.requeued         which of them are settled, an object a line
 //! dead-letters/requeue/0000000007.ndjson   letters on their way, each with where it came from
-//! dead-letters/requeue/0000000008.new      a file that is not finished; the next command removes it
+//! dead-letters/requeue/0000000008.new      a file not finished yet; the next command removes it
 //! dead-letters/requeue/lock                held while a command takes letters back
 //! ```
 //!
@@ -21,6 +21,8 @@ mod lines;
 mod settled;
 mod shelf;
 mod spool;
+#[cfg(test)]
+mod tests;
 
 pub use courier::Resender;
 pub use shelf::{Counted, Place, Shelf};

@@ -1,6 +1,7 @@
 //! Letters on their way through crashes, a broker of moods, and a purge.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
-use super::super::super::broker::RefusedBy;
-use super::super::super::dead_letters::DeadLetters;
-use super::super::super::letter::Letter;
-use super::super::shelf::{Counted, Shelf};
-use super::super::spool::{Requeue, RequeueError};
-use super::*;
-use crate::clock::ManualClock;
-use crate::message::{InstanceId, MessageId, Payload, Topic};
+use super::super::broker::{Broker, PublishError, RefusedBy};
+use super::super::courier::{BACKOFF_MIN, Post};
+use super::super::dead_letters::{DEAD_LETTERS, DeadLetters, Reason};
+use super::super::letter::Letter;
+use super::courier::Resender;
+use super::shelf::{Counted, Shelf};
+use super::spool::{self, Requeue, RequeueError};
+use crate::clock::{ManualClock, UnixMillis};
+use crate::message::{InstanceId, Message, MessageId, Payload, Topic};
 use crate::metering::{DeliveryMetrics, Registry};
 
 /// 2026-11-23T23:30:00Z.
