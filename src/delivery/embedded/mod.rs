@@ -155,8 +155,6 @@ impl EmbeddedBroker {
         let bind = |reason| StartError::Bind { listen, reason };
         let inner = listener(config, listen).map_err(bind)?;
         let at = inner.local_addr().map_err(bind)?;
-        let broker = MqttServer::new(self.broker.clone()).listener_by_id(inner, links::INNER);
-        let accepting = tokio::spawn(accept(broker.build()));
         let most = config.connections_max;
         let links = Links::open(links, server.as_ref(), at, &self.peers, most).await;
         let links = links.map_err(|unbound| StartError::Link {
@@ -165,6 +163,8 @@ impl EmbeddedBroker {
             reason: unbound.reason.to_string(),
         })?;
         let addresses = links.addresses;
+        let broker = MqttServer::new(self.broker.clone()).listener_by_id(inner, links::INNER);
+        let accepting = tokio::spawn(accept(broker.build()));
         let fresh = tokio::spawn(tls::keep_fresh(server.into_iter().collect(), clock));
         let _ = self.behind_links.set(BehindLinks { links, tasks: [accepting, fresh] });
         Ok(addresses)

@@ -359,7 +359,6 @@ proptest! {
                 Event::PowerCut(bytes) => cut_notes(&rig, bytes),
             }
             let mut seen = rig.dead().0;
-            let dead = seen.clone();
             spool::visit(&rig.dir(), &mut |spooled| {
                 let id = spooled.letter.message().unwrap().id.to_u128();
                 // One that died again is on its way until that is noted.
@@ -369,9 +368,6 @@ proptest! {
             for id in 1..=letters {
                 prop_assert!(seen.contains(&id), "{} is lost", id);
             }
-            let mut once = dead.clone();
-            once.dedup();
-            prop_assert_eq!(once.len(), dead.len());
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(rig.settle());
