@@ -30,7 +30,7 @@ const SECRET: &str = "idleDevicesSecret0000000000001";
 const INSTANCE: &str = "post-cn-idle0000001";
 const DEVICES: usize = 5_000;
 /// Devices that connect at the same time.
-const CONNECTING_MAX: usize = 64;
+const CONNECTING_MAX: usize = 16;
 /// How long memory may settle before it is read.
 const SETTLE: Duration = Duration::from_secs(3);
 /// Longest a device may be kept waiting.

@@ -1,6 +1,6 @@
 use std::io::{self, BufWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -37,15 +37,23 @@ Exit codes:
   2   usage
   78  bad configuration";
 
+const UNAUTHORIZED: u16 = 401;
+
 /// What `weir devices` takes.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Only of this instance; without it of all that are configured
     #[arg(long, value_name = "ID", value_parser = instance)]
     instance: Option<InstanceId>,
-    /// Where the ops port is, as http://host[:port]
+    /// Where the ops port is, as http://host[:port] or https://host[:port]
     #[arg(long, value_name = "URL", requires = "instance")]
     ops: Option<String>,
+    /// Whom to trust where the ops port speaks TLS; without it whom the system trusts
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The ops port's token, if it asks for one
+    #[arg(long, env = "WEIR_OPS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// How to print
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -100,7 +108,8 @@ struct Row<'d> {
 /// Asks a running weir for its devices, and prints them.
 pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> Result<(), Failure> {
     let (ops, instances) = whom_to_ask(config, arguments)?;
-    let endpoint = Endpoint::parse(&ops).map_err(Failure::Usage)?;
+    let endpoint = Endpoint::parse(&ops, arguments.ca.as_deref(), None).map_err(Failure::Usage)?;
+    let token = arguments.token.as_deref();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -112,7 +121,7 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> Result<(), Fa
         for instance in &instances {
             let mut after = None;
             loop {
-                let page = ask(&endpoint, instance, after.as_deref()).await?;
+                let page = ask(&endpoint, token, instance, after.as_deref()).await?;
                 for device in &page.devices {
                     out.row(instance, device, rows == 0).map_err(Ended::Write)?;
                     rows += 1;
@@ -167,11 +176,13 @@ fn whom_to_ask(
         Some(instance) => vec![instance.clone()],
         None => places.instances,
     };
-    Ok((format!("http://{ops}"), instances))
+    let scheme = if places.ops_tls { "https" } else { "http" };
+    Ok((format!("{scheme}://{ops}"), instances))
 }
 
 async fn ask(
     endpoint: &Endpoint,
+    token: Option<&str>,
     instance: &InstanceId,
     after: Option<&str>,
 ) -> Result<Page, Ended> {
@@ -181,10 +192,13 @@ async fn ask(
         query.append_pair("after", after);
     }
     let path = format!("/devices?{}", query.finish());
-    let asked = async { endpoint.connect().await?.get(&path).await };
+    let asked = async { endpoint.connect().await?.get(&path, token).await };
     let (status, body) =
         asked.await.map_err(|error| Ended::Asked(format!("{error}; does weir run?")))?;
     let text = String::from_utf8_lossy(&body);
+    if status == UNAUTHORIZED {
+        return Err(Ended::Asked("the ops port asks for its token: set WEIR_OPS_TOKEN".into()));
+    }
     if status != 200 {
         return Err(Ended::Asked(printable(text.trim())));
     }

@@ -89,6 +89,8 @@ pub struct Config {
 pub struct Places {
     /// Its ops port.
     pub ops_listen: SocketAddr,
+    /// Whether that speaks TLS.
+    pub ops_tls: bool,
     /// Its instances.
     pub instances: Vec<InstanceId>,
 }
@@ -123,7 +125,7 @@ impl Config {
         let instances = ids.collect::<Result<_, _>>();
         let instances = instances
             .map_err(|error| ConfigError { origin, text: format!("instances.id: {error}") })?;
-        Ok(Places { ops_listen: file.ops.listen, instances })
+        Ok(Places { ops_listen: file.ops.listen, ops_tls: file.ops.tls.is_some(), instances })
     }
 
     /// Checks the text of a file; `origin` names it in errors.
