@@ -62,6 +62,14 @@ load: tools ## Run a load test; SCRIPT=limit, and load-tests/run --help
 # What `make load` runs.
 SCRIPT := smoke
 
+# Devices in `make idle`.
+DEVICES := 5000
+
+.PHONY: idle
+idle: ## Measure the memory of an idle device, over TCP and TLS; DEVICES=5000
+	cargo build --release
+	cargo run --example idle_devices -- target/release/weir $(DEVICES)
+
 # In the dev profile: a minute of compiling instead of several, and a check still takes 3 s.
 $(TOOLS)/bin/cargo-deny:
 	CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-deny --debug \

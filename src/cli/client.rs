@@ -133,6 +133,27 @@ impl Connection {
         answered.unwrap_or_else(|_| Err(format!("{}: no answer within {PATIENCE:?}", self.host)))
     }
 
+    /// A GET, with a bearer's token if there is one; returns the status and the body.
+    pub(super) async fn get(
+        &mut self,
+        path: &str,
+        token: Option<&str>,
+    ) -> Result<(u16, Bytes), String> {
+        let exchange = async {
+            let mut request = Request::get(path).header(header::HOST, &self.host);
+            if let Some(token) = token {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let request = request.body(Full::default()).map_err(|error| error.to_string())?;
+            let response = self.sender.send_request(request).await.map_err(|e| e.to_string())?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
+        };
+        let answered = tokio::time::timeout(PATIENCE, exchange).await;
+        answered.unwrap_or_else(|_| Err(format!("{}: no answer within {PATIENCE:?}", self.host)))
+    }
+
     async fn exchange(&mut self, signer: &Signer, form: &Bytes) -> Result<Answer, String> {
         let request = request(&self.host, signer, form)?;
         self.sender.ready().await.map_err(|error| error.to_string())?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::admission::{Parameter, Verb, format_timestamp, sign_v1};
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Places};
 use crate::delivery::embedded::{Secret, device_password};
 use crate::pipeline::Addresses;
 
@@ -55,6 +55,12 @@ pub(super) fn data_dir() -> Result<PathBuf, Failure> {
         return Err(Failure::because(FILE, "there is none; give --config, or run where weir runs"));
     }
     Ok(Config::data_dir(path)?)
+}
+
+/// Where the demo is, if it ever ran here.
+pub(super) fn places() -> Result<Places, Failure> {
+    data_dir()?;
+    Ok(Config::places(Path::new(FILE))?)
 }
 
 /// The demo's configuration, for a command that only looks: nothing is made.
@@ -129,7 +135,7 @@ fn random_text(chars: usize) -> Result<String, std::io::Error> {
 impl Demo {
     /// What a newcomer pastes: ways to subscribe, and ways to send.
     pub(super) fn greeting(&self, at: Addresses) -> Result<String, Failure> {
-        let Addresses { http, devices, ops } = at;
+        let Addresses { http, devices, ops, .. } = at;
         let password = device_password(CLIENT_ID, &Secret::new(self.secret.clone()));
         let url = self.signed_url(at)?;
         let Self { access_key_id, secret, instance, topic } = self;

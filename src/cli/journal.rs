@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,13 +13,12 @@ use serde_json::{Value, json};
 use crate::admission::format_timestamp;
 use crate::clock::UnixMillis;
 use crate::config::Config;
-use crate::delivery::Cursors;
-use crate::delivery::DEAD_LETTERS;
+use crate::delivery::{Cursors, Letter, Shelf};
 use crate::journal::{Found, Inspected, InspectedStream, ReadOnly, Rest, StreamId, inspect};
 use crate::ledger::Ledger;
 use crate::message::{Message, MessageId};
 
-use super::{Failure, demo, say};
+use super::{Failure, data_dir, dead_letters, demo, say};
 
 pub(super) const AFTER_HELP: &str = "\
 Examples:
@@ -61,6 +60,9 @@ enum Command {
     /// List segments, records, positions and dead letters, or show one message
     #[command(after_help = INSPECT_HELP)]
     Inspect(Inspect),
+    /// List dead letters, or requeue them
+    #[command(long_about = dead_letters::LONG_ABOUT, after_help = dead_letters::AFTER_HELP)]
+    DeadLetters(dead_letters::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -84,13 +86,16 @@ enum Format {
     Json,
 }
 
-fn message_id(text: &str) -> Result<MessageId, String> {
+pub(super) fn message_id(text: &str) -> Result<MessageId, String> {
     MessageId::parse(text).ok_or_else(|| "a MsgId is 32 hexadecimal digits".to_owned())
 }
 
 /// Looks at the journal of a configuration, or of the demo.
 pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> Result<(), Failure> {
-    let Command::Inspect(inspect) = &arguments.command;
+    let inspect = match &arguments.command {
+        Command::Inspect(inspect) => inspect,
+        Command::DeadLetters(letters) => return dead_letters::run(&data_dir(config)?, letters),
+    };
     let config = config.map_or_else(demo::open_config, |path| Ok(Config::load(path)?))?;
     let files = Files { data_dir: config.data_dir, journal: config.journal.dir };
     match inspect.message {
@@ -114,34 +119,21 @@ impl Files {
         inspect(&ReadOnly, &self.journal, visit).map_err(|error| Failure::Failed(error.to_string()))
     }
 
-    /// The dead letters of all days, oldest first.
-    fn dead_letters(&self) -> Result<Vec<Value>, Failure> {
-        let dir = self.data_dir.join(DEAD_LETTERS);
-        let entries = match std::fs::read_dir(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-            opened => opened.map_err(|error| because(&dir, error))?,
-        };
-        let mut files = entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| because(&dir, error))?;
-        files.retain(|path| path.extension().is_some_and(|ending| ending == "ndjson"));
-        files.sort();
-        let mut letters = vec![];
-        for path in files {
-            let file = std::fs::File::open(&path).map_err(|error| because(&path, error))?;
-            for line in BufReader::new(file).lines() {
-                let line = line.map_err(|error| because(&path, error))?;
-                // A crash may have torn a line; its message is in the journal, and buried again.
-                letters.extend(serde_json::from_str::<Value>(&line).ok());
+    /// Counts the dead letters of all days, and finds the one with this MsgId if there is one.
+    fn dead_letters(&self, id: Option<MessageId>) -> Result<(u64, Option<Letter>), Failure> {
+        let wanted = id.map(|id| id.to_string());
+        let mut found = None;
+        let always = UnixMillis(0)..=UnixMillis(u64::MAX);
+        let visited = Shelf::new(&self.data_dir).visit(&always, &mut |_, letter| {
+            if wanted.as_ref().is_some_and(|wanted| *wanted == letter.msg_id) {
+                found = Some(letter);
+                return Ok(ControlFlow::Break(()));
             }
-        }
-        Ok(letters)
+            Ok(ControlFlow::Continue(()))
+        });
+        let counted = visited.map_err(|error| Failure::Failed(error.to_string()))?;
+        Ok((counted.dead, found))
     }
-}
-
-fn because(path: &Path, error: impl std::fmt::Display) -> Failure {
-    Failure::because(&path.display().to_string(), error)
 }
 
 /// One segment as it is printed.
@@ -181,11 +173,11 @@ fn show_journal(files: &Files, format: Format) -> Result<(), Failure> {
         let delivered = cursors.get(found.id).map(|next| next.0);
         streams.push(stream(&found, folded, delivered));
     }
-    let letters = files.dead_letters()?;
+    let (letters, _) = files.dead_letters(None)?;
     match format {
-        Format::Table => say(&table(&streams, letters.len())),
+        Format::Table => say(&table(&streams, letters)),
         Format::Json => {
-            say(&format!("{}\n", json!({ "streams": streams, "dead_letters": letters.len() })));
+            say(&format!("{}\n", json!({ "streams": streams, "dead_letters": letters })));
         }
     }
     if damaged > 0 {
@@ -219,7 +211,7 @@ fn segment(one: &Inspected) -> Segment {
     }
 }
 
-fn table(streams: &[Stream], dead_letters: usize) -> String {
+fn table(streams: &[Stream], dead_letters: u64) -> String {
     let mut text = String::new();
     for stream in streams {
         let Stream { generation, shard, next, folded, delivered, segments } = stream;
@@ -256,14 +248,12 @@ fn show_message(files: &Files, id: MessageId, inspect: &Inspect) -> Result<(), F
             fields.insert("turn_offset", offset.into());
         }
     })?;
-    let is_it = |letter: &Value| letter["msg_id"] == id.to_string();
-    if let Some(letter) = files.dead_letters()?.into_iter().find(is_it) {
-        fields.insert("dead_letter", letter["reason"].clone());
-        for (name, key) in [("instance", "instance_id"), ("topic", "topic")] {
-            fields.entry(name).or_insert_with(|| letter[key].clone());
-        }
+    if let (_, Some(letter)) = files.dead_letters(Some(id))? {
+        fields.insert("dead_letter", letter.reason.into());
+        fields.entry("instance").or_insert_with(|| letter.instance_id.into());
+        fields.entry("topic").or_insert_with(|| letter.topic.into());
         if inspect.payload {
-            fields.entry("payload").or_insert_with(|| letter["payload_base64"].clone());
+            fields.entry("payload").or_insert_with(|| letter.payload_base64.into());
         }
     }
     if fields.is_empty() {

@@ -5,7 +5,9 @@
 mod check;
 mod client;
 mod completions;
+mod dead_letters;
 mod demo;
+mod devices;
 mod files;
 mod journal;
 mod logging;
@@ -86,6 +88,9 @@ enum Command {
     /// Show what was billed, check the ledger, or export it
     #[command(long_about = usage::LONG_ABOUT)]
     Usage(usage::Arguments),
+    /// List the connected and stored sessions of devices
+    #[command(long_about = devices::LONG_ABOUT, after_help = devices::AFTER_HELP)]
+    Devices(devices::Arguments),
     /// Check the configuration, bind nothing, and say what it means
     #[command(after_help = check::AFTER_HELP)]
     Check(check::Arguments),
@@ -122,6 +127,7 @@ impl Failure {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> ExitCode {
+    crate::tls::install_provider();
     let arguments = Arguments::parse();
     tls::install_provider();
     let config = arguments.config.as_deref();
@@ -129,6 +135,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(config),
         Command::Send(send) => send::run(&send),
         Command::Usage(usage) => usage::run(config, &usage),
+        Command::Devices(devices) => devices::run(config, &devices),
         Command::Check(check) => check::run(config, &check),
         Command::Journal(journal) => journal::run(config, &journal),
         Command::Completions(completions) => {
@@ -154,6 +161,20 @@ pub fn run() -> ExitCode {
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Where a file's configuration, or the demo's, keeps its data.
+fn data_dir(config: Option<&std::path::Path>) -> Result<PathBuf, Failure> {
+    config.map_or_else(demo::data_dir, |path| Ok(Config::data_dir(path)?))
+}
+
+/// Text of others, fit for a terminal: control characters are shown, not obeyed.
+fn printable(text: &str) -> String {
+    let shown = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 /// The file's configuration, or the demo's.

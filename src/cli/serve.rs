@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,8 +76,16 @@ pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
         };
         report.finish();
         let at = running.addresses;
+        let shown = |link: Option<SocketAddr>| link.map(|at| at.to_string());
         tracing::info!(
-            version = VERSION, http = %at.http, devices = %at.devices, ops = %at.ops, "ready"
+            version = VERSION,
+            http = %at.http,
+            devices = %at.devices,
+            devices_tls = shown(at.links.tls),
+            devices_websocket = shown(at.links.websocket),
+            devices_tls_websocket = shown(at.links.tls_websocket),
+            ops = %at.ops,
+            "ready"
         );
         if let Some(demo) = demo {
             say(&demo.greeting(at)?);

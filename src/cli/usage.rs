@@ -1,12 +1,11 @@
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::ValueEnum;
 
-use crate::config::Config;
 use crate::ledger::{By, Query, QueryError, ReadError, Reader, Usage};
 
-use super::{Failure, demo, say, table};
+use super::{Failure, data_dir, say, table};
 
 pub(super) const LONG_ABOUT: &str = "\
 Show what was billed, from the ledger and the journal's tail. It reads the data directory of
@@ -199,11 +198,7 @@ fn query(which: &Which, by: By) -> Result<Query, Failure> {
 }
 
 fn reader(config: Option<&Path>) -> Result<Reader, Failure> {
-    let data_dir: PathBuf = match config {
-        Some(path) => Config::data_dir(path)?,
-        None => demo::data_dir()?,
-    };
-    Ok(Reader::new(&data_dir))
+    Ok(Reader::new(&data_dir(config)?))
 }
 
 /// Writes to standard output; a reader that has gone away is no failure.

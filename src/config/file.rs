@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer};
 use toml::Value;
 
+use super::device_links::DeviceTls;
 use super::ports::Log;
 use super::tls::Tls;
 use crate::delivery::embedded;
@@ -211,6 +212,8 @@ impl Default for Delivery {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Embedded {
     pub(super) listen: SocketAddr,
+    pub(super) websocket_listen: Option<SocketAddr>,
+    pub(super) tls: Option<DeviceTls>,
     pub(super) connections_max: usize,
     pub(super) retained_max: usize,
 }
@@ -219,6 +222,8 @@ impl Default for Embedded {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            websocket_listen: None,
+            tls: None,
             connections_max: 5_000,
             retained_max: embedded::Limits::default().retained_messages_max,
         }

@@ -2,6 +2,7 @@
 //!
 //! Never: look for a file nobody named, or take a key it does not know.
 
+mod device_links;
 mod file;
 mod ports;
 mod reference;
@@ -13,6 +14,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::message::InstanceId;
 use crate::{admission, delivery, journal, ledger, queue, shard, wire};
 
 pub use ports::Ports;
@@ -78,6 +80,19 @@ pub struct Config {
     pub ledger: ledger::Config,
     /// The embedded broker.
     pub broker: delivery::embedded::Config,
+    /// Its listeners with TLS or WebSocket. Default none.
+    pub device_links: delivery::embedded::links::Config,
+}
+
+/// Where a weir is found, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Its ops port.
+    pub ops_listen: SocketAddr,
+    /// Whether that speaks TLS.
+    pub ops_tls: bool,
+    /// Its instances.
+    pub instances: Vec<InstanceId>,
 }
 
 impl Config {
@@ -97,6 +112,20 @@ impl Config {
     pub fn data_dir(path: &Path) -> Result<PathBuf, ConfigError> {
         let (origin, text) = text_of(path)?;
         Ok(read(&origin, &text)?.data_dir)
+    }
+
+    /// Reads where a file's weir is found, and asks for no secret it names.
+    ///
+    /// # Errors
+    /// As [`Self::data_dir`], and if an instance id is none.
+    pub fn places(path: &Path) -> Result<Places, ConfigError> {
+        let (origin, text) = text_of(path)?;
+        let file = read(&origin, &text)?;
+        let ids = file.instances.iter().map(|instance| InstanceId::parse(&instance.id));
+        let instances = ids.collect::<Result<_, _>>();
+        let instances = instances
+            .map_err(|error| ConfigError { origin, text: format!("instances.id: {error}") })?;
+        Ok(Places { ops_listen: file.ops.listen, ops_tls: file.ops.tls.is_some(), instances })
     }
 
     /// Checks the text of a file; `origin` names it in errors.
@@ -141,12 +170,7 @@ fn check(file: File) -> Result<Config, String> {
     let shards = shards(file.shard.count)?;
     let tenancy = tenancy::check(&file)?;
     let limits = device_limits(&file)?;
-    let journal = journal::Config {
-        dir: file.data_dir.join("journal"),
-        shards,
-        segment_bytes: file.journal.segment_bytes.as_u64(),
-    };
-    journal.check().map_err(|error| error.to_string())?;
+    let journal = journal(&file, shards)?;
     let http = &file.http;
     Ok(Config {
         http_listen: http.listen,
@@ -199,9 +223,20 @@ fn check(file: File) -> Result<Config, String> {
             nonces_max: between("limits.nonces_max", file.limits.nonces_max, 1, 1 << 30)?,
             host_aliases: file.http.host_aliases,
         },
+        device_links: device_links::check(&file.delivery.embedded)?,
         broker: broker(&file.delivery, limits, tenancy.device_keys, tenancy.device_instances)?,
         data_dir: file.data_dir,
     })
+}
+
+fn journal(file: &File, shards: u16) -> Result<journal::Config, String> {
+    let journal = journal::Config {
+        dir: file.data_dir.join("journal"),
+        shards,
+        segment_bytes: file.journal.segment_bytes.as_u64(),
+    };
+    journal.check().map_err(|error| error.to_string())?;
+    Ok(journal)
 }
 
 fn broker(
@@ -245,11 +280,19 @@ fn check_places(file: &File) -> Result<(), String> {
     if file.data_dir.as_os_str().is_empty() {
         return Err("data_dir is empty: name a folder".into());
     }
-    let listeners = [
+    let embedded = &file.delivery.embedded;
+    let tls = embedded.tls.as_ref();
+    let links = [
+        ("delivery.embedded.websocket_listen", embedded.websocket_listen),
+        ("delivery.embedded.tls.listen", tls.and_then(|tls| tls.listen)),
+        ("delivery.embedded.tls.websocket_listen", tls.and_then(|tls| tls.websocket_listen)),
+    ];
+    let mut listeners = vec![
         ("http.listen", file.http.listen),
         ("ops.listen", file.ops.listen),
-        ("delivery.embedded.listen", file.delivery.embedded.listen),
+        ("delivery.embedded.listen", embedded.listen),
     ];
+    listeners.extend(links.into_iter().filter_map(|(key, listen)| Some((key, listen?))));
     for (at, (key, address)) in listeners.iter().enumerate() {
         let same = |(_, other): &&(&str, SocketAddr)| other == address && address.port() != 0;
         if let Some((other, _)) = listeners[at + 1..].iter().find(same) {

@@ -184,3 +184,23 @@ fn no_secret_shows_in_the_debug_form() {
     let config = Config::parse("weir.toml", &text).unwrap();
     assert!(!format!("{config:?}").contains("hush-hush"));
 }
+
+#[test]
+fn the_other_listeners_of_devices_are_checked_before_anything_is_bound() {
+    let embedded =
+        |keys: &str| GOOD.replace("[ledger]", &format!("[delivery.embedded]\n{keys}\n[ledger]"));
+    let config = Config::parse("weir.toml", &embedded("websocket_listen = \"127.0.0.1:0\""));
+    let links = config.unwrap().device_links;
+    assert!(links.is_any() && links.websocket_listen.is_some() && links.tls.is_none());
+    assert!(!Config::parse("weir.toml", GOOD).unwrap().device_links.is_any());
+    let same = "listen = \"127.0.0.1:7\"\nwebsocket_listen = \"127.0.0.1:7\"";
+    let said = refused(&embedded(same));
+    assert!(said.contains("delivery.embedded.websocket_listen") && said.contains("both"), "{said}");
+    let files = "cert = \"no/such.pem\", key = \"no/such.pem\"";
+    let said = refused(&embedded(&format!("tls = {{ {files} }}")));
+    assert!(said.contains("delivery.embedded.tls listens nowhere: add"), "{said}");
+    let said = refused(&embedded(&format!("tls = {{ listen = \"127.0.0.1:0\", {files} }}")));
+    assert!(said.contains("delivery.embedded.tls.cert no/such.pem: "), "{said}");
+    let said = refused(&embedded("tls = { listen = \"127.0.0.1:0\" }"));
+    assert!(said.contains("delivery.embedded.tls: missing field `cert`"), "{said}");
+}

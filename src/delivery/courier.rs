@@ -13,9 +13,9 @@ use super::broker::{Broker, PublishError};
 use super::dead_letters::{DeadLetters, Reason};
 
 /// First wait after a broker was unavailable; doubled up to [`BACKOFF_MAX`].
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest wait between two attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Proof that a broker has taken a message over.
 #[derive(Clone, Copy, Debug)]

@@ -8,21 +8,19 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
-use serde::Serialize;
 
 use crate::clock::UnixMillis;
 use crate::message::Message;
 
 use super::broker::RefusedBy;
+use super::letter::{Letter, day_of};
 
 /// The folder of dead letters in the data directory.
 pub const DEAD_LETTERS: &str = "dead-letters";
 const EXTENSION: &str = "ndjson";
+/// Beside a file of letters: those of them that were requeued and are settled.
+pub(super) const SETTLED_EXTENSION: &str = "requeued";
 /// Bytes read at once while the letters of a file are counted.
 const CHUNK_BYTES: usize = 64 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -51,17 +49,6 @@ impl fmt::Display for Reason {
     }
 }
 
-#[derive(Serialize)]
-struct Line<'m> {
-    msg_id: String,
-    instance_id: &'m str,
-    topic: &'m str,
-    admitted_at_ms: u64,
-    given_up_at_ms: u64,
-    reason: String,
-    payload_base64: String,
-}
-
 impl DeadLetters {
     /// Opens the folder, or makes it.
     ///
@@ -77,16 +64,7 @@ impl DeadLetters {
     /// # Errors
     /// The operating system's; the message is not kept then.
     pub fn keep(&mut self, message: &Message, reason: Reason, now: UnixMillis) -> io::Result<()> {
-        let line = Line {
-            msg_id: message.id.to_string(),
-            instance_id: message.instance.as_str(),
-            topic: message.topic.as_str(),
-            admitted_at_ms: message.admitted_at.0,
-            given_up_at_ms: now.0,
-            reason: reason.to_string(),
-            payload_base64: STANDARD.encode(message.payload.bytes()),
-        };
-        let mut text = serde_json::to_vec(&line)?;
+        let mut text = serde_json::to_vec(&Letter::of(message, reason, now))?;
         text.push(b'\n');
         let file = self.file(day_of(now))?;
         let written = file.write_all(&text).and_then(|()| file.sync_data());
@@ -110,8 +88,8 @@ impl DeadLetters {
         Ok(&mut self.today.insert((day, file)).1)
     }
 
-    /// Removes the oldest file all of whose letters are older than `kept`, and returns how many
-    /// they were; 0 if there is none. A name that is no day's is left alone.
+    /// Removes the oldest file all of whose letters are older than `kept`, and returns how many of
+    /// them were dead still; 0 if there is none. A name that is no day's is left alone.
     ///
     /// # Errors
     /// The operating system's; the file is still there then.
@@ -121,22 +99,42 @@ impl DeadLetters {
         let mut oldest: Option<(Date, PathBuf)> = None;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
-            let is_letters = path.extension().is_some_and(|ending| ending == EXTENSION);
-            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-            let day = name.parse::<Date>().ok().filter(|day| is_letters && *day <= oldest_kept);
+            let day = day_of_file(&path).or_else(|| day_of_file_as(&path, SETTLED_EXTENSION));
+            let day = day.filter(|day| *day <= oldest_kept);
             if let Some(day) = day.filter(|day| oldest.as_ref().is_none_or(|(old, _)| day < old)) {
                 oldest = Some((day, path));
             }
         }
         let Some((_, path)) = oldest else { return Ok(0) };
-        let letters = lines(&path)?;
-        fs::remove_file(path)?;
-        Ok(letters.max(1))
+        let (letters, settled) =
+            (path.with_extension(EXTENSION), path.with_extension(SETTLED_EXTENSION));
+        let dead = lines(&letters)?.saturating_sub(lines(&settled)?);
+        // In this order: without its notes a letter would be dead again.
+        remove_if_any(&letters)?;
+        remove_if_any(&settled)?;
+        Ok(dead)
+    }
+}
+
+/// The day whose letters a file holds, if it holds any.
+pub(super) fn day_of_file(path: &Path) -> Option<Date> {
+    day_of_file_as(path, EXTENSION)
+}
+
+fn day_of_file_as(path: &Path, extension: &str) -> Option<Date> {
+    path.extension().filter(|ending| *ending == extension)?;
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+fn remove_if_any(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
 /// Opens a file to append whole lines: one that a crash or a full disk has torn is ended first.
-fn open_whole(path: &Path) -> io::Result<File> {
+pub(super) fn open_whole(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
     if file.metadata()?.len() > 0 {
         let mut last = [0];
@@ -149,13 +147,12 @@ fn open_whole(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn day_of(at: UnixMillis) -> Date {
-    let seconds = i64::try_from(at.seconds()).unwrap_or(i64::MAX);
-    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::UTC).date()
-}
-
+/// Lines of a file; none if there is no such file.
 fn lines(path: &Path) -> io::Result<u64> {
-    let mut file = File::open(path)?;
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        opened => opened?,
+    };
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut lines = 0;
     loop {

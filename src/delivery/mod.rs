@@ -7,8 +7,12 @@ mod courier;
 mod cursors;
 mod dead_letters;
 pub mod embedded;
+mod letter;
+mod requeue;
 
 pub use broker::{Broker, PublishError, RefusedBy, Unsettled};
 pub use courier::{Courier, Delivered, Post, Progress};
 pub use cursors::{Cursors, CursorsError};
 pub use dead_letters::{DEAD_LETTERS, DeadLetters, Reason};
+pub use letter::Letter;
+pub use requeue::{Counted, Place, Requeue, RequeueError, Resender, Shelf};

@@ -25,6 +25,10 @@ pub struct DeliveryMetrics {
     pub dead_letters: IntCounter,
     /// Dead letters removed by age.
     pub dead_letters_purged: IntCounter,
+    /// Requeued dead letters the broker has taken over.
+    pub requeued_delivered: IntCounter,
+    /// Requeued dead letters that were given up again.
+    pub requeued_dead: IntCounter,
     /// Age of the oldest undelivered message, in seconds.
     pub oldest: Gauge,
     /// From the publish to the broker taking over, in seconds.
@@ -39,6 +43,13 @@ impl DeliveryMetrics {
     pub fn new(registry: &Registry) -> Result<Self, MeteringError> {
         let gauge = |name, help| registry.add(IntGauge::with_opts(opts(name, help)));
         let counter = |name, help| registry.add(IntCounter::with_opts(opts(name, help)));
+        let requeued = registry.add(IntCounterVec::new(
+            opts(
+                "weir_dead_letters_requeued_total",
+                "Requeued dead letters by what became of them.",
+            ),
+            &["outcome"],
+        ))?;
         Ok(Self {
             backlog: gauge(
                 "weir_delivery_backlog_messages",
@@ -65,6 +76,8 @@ impl DeliveryMetrics {
                 "weir_dead_letters_purged_total",
                 "Dead letters removed by age.",
             )?,
+            requeued_delivered: requeued.with_label_values(&["delivered"]),
+            requeued_dead: requeued.with_label_values(&["dead"]),
             oldest: registry.add(Gauge::with_opts(opts(
                 "weir_delivery_oldest_seconds",
                 "Age of the oldest message that waits for the broker.",

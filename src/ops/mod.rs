@@ -2,6 +2,7 @@
 //!
 //! Never: take a message, or wait for the stages it reports on.
 
+mod devices;
 mod page;
 mod readiness;
 mod token;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+pub use devices::{DeviceBoard, DeviceQuery, Devices, PAGE_DEVICES_MAX};
 pub use page::{paths, security};
 pub use readiness::{Readiness, State};
 pub use token::{Token, TokenError};
@@ -57,6 +59,7 @@ pub struct Ops {
     token: Option<Arc<Token>>,
     tls: Option<Arc<tls::Server>>,
     openapi: Bytes,
+    devices: DeviceBoard,
 }
 
 impl Ops {
@@ -71,7 +74,15 @@ impl Ops {
         openapi: impl Into<Bytes>,
     ) -> Self {
         let usage = Desk::new(usage, clock);
-        Self { readiness, registry, usage, openapi: openapi.into(), token: None, tls: None }
+        let devices = DeviceBoard::default();
+        let openapi = openapi.into();
+        Self { readiness, registry, usage, devices, openapi, token: None, tls: None }
+    }
+
+    /// Where the devices of a broker are to be shown.
+    #[must_use]
+    pub fn devices(&self) -> DeviceBoard {
+        self.devices.clone()
     }
 
     /// Asks for this token, but for `/healthz` and `/readyz`: probes have none.
@@ -161,6 +172,7 @@ impl Ops {
                 text(status, TEXT, format!("{state}\n"))
             }
             Page::Usage => self.usage.answer(request.uri().query()).await,
+            Page::Devices => self.devices.answer(request.uri().query()).await,
             Page::Openapi => text(200, JSON, self.openapi.clone()),
         }
     }

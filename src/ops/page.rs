@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::usage;
+use super::{devices, usage};
 
 /// A page of the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,12 +11,19 @@ pub(super) enum Page {
     Healthz,
     Readyz,
     Usage,
+    Devices,
     Openapi,
 }
 
 impl Page {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Metrics, Self::Healthz, Self::Readyz, Self::Usage, Self::Openapi];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Metrics,
+        Self::Healthz,
+        Self::Readyz,
+        Self::Usage,
+        Self::Devices,
+        Self::Openapi,
+    ];
 
     pub(super) const fn path(self) -> &'static str {
         match self {
@@ -24,6 +31,7 @@ impl Page {
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
             Self::Usage => "/usage",
+            Self::Devices => "/devices",
             Self::Openapi => "/openapi.json",
         }
     }
@@ -56,6 +64,9 @@ impl Page {
                 }),
             ),
             Self::Usage => ("usage", "What was billed", usage::responses()),
+            Self::Devices => {
+                ("devices", "The sessions of an instance's devices", devices::responses())
+            }
             Self::Openapi => (
                 "openapi",
                 "This description",
@@ -65,7 +76,11 @@ impl Page {
                 } }),
             ),
         };
-        let parameters = if self == Self::Usage { usage::parameters() } else { vec![] };
+        let parameters = match self {
+            Self::Usage => usage::parameters(),
+            Self::Devices => devices::parameters(),
+            _ => vec![],
+        };
         let mut operation = json!({
             "operationId": id,
             "summary": summary,

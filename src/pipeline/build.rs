@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::admission::{self, Admission, FingerprintKey, Sources};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::delivery::embedded::EmbeddedBroker;
+use crate::delivery::embedded::{EmbeddedBroker, links};
 use crate::delivery::{Broker, Courier, Cursors, DEAD_LETTERS, DeadLetters, Post, Progress};
 use crate::journal::{
     DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
@@ -29,8 +29,10 @@ use crate::queue::{Intake, Queue};
 use crate::shard::Shard;
 use crate::wire::{self, Front};
 
-use super::ports::Ports;
+use super::devices;
+use super::ports::{self, Ports};
 use super::recovery::{self, Recovery, Report};
+use super::requeued::Requeued;
 use super::reserve::Reserve;
 use super::upkeep::{OldLetters, Saver, Settled, Upkeep, Watch};
 use super::{Addresses, Running, StartError, join};
@@ -100,6 +102,7 @@ pub async fn start(
     let (opened, ledger, cursors) = recovery.run(ledger).await?;
     let clerk = clerk(ledger, &opened.journal, config.ledger, &clock, &meters)?;
     let delivery = Delivery::start(&config, &clock, &meters, &opened.journal, cursors).await?;
+    ops.devices.show(Arc::new(devices::Embedded(Arc::clone(&delivery.broker))));
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
     let (poison, poisoned) = watch::channel(false);
@@ -132,9 +135,9 @@ pub async fn start(
     let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
     let front = ports.serve_front(&config, front).await?;
     readiness.advance(State::Ready);
-    let devices = delivery.broker.local_addr();
+    let (devices, links) = (delivery.broker.local_addr(), delivery.links);
     Ok(Running {
-        addresses: Addresses { http: front.address, devices, ops: ops.address },
+        addresses: Addresses { http: front.address, devices, links, ops: ops.address },
         readiness,
         drain_notice: config.drain_notice,
         stop_front: front.stop,
@@ -142,6 +145,7 @@ pub async fn start(
         queue,
         shards,
         couriers: delivery.couriers,
+        requeued: delivery.requeued,
         clerk,
         upkeep: Upkeep { watch, saver },
         broker: delivery.broker,
@@ -218,8 +222,10 @@ fn admission(
 /// The broker, and the couriers on their way to it.
 struct Delivery {
     broker: Arc<EmbeddedBroker>,
+    links: links::Addresses,
     cursors: Cursors,
     couriers: JoinHandle<()>,
+    requeued: Requeued,
     progress: Vec<Arc<Progress>>,
 }
 
@@ -235,6 +241,7 @@ impl Delivery {
         let broker =
             EmbeddedBroker::start(settings, folder, Arc::clone(clock), &meters.devices).await?;
         let broker = Arc::new(broker);
+        let links = open_links(&broker, config, clock, meters).await?;
         let dead_letters = in_dir(&config.data_dir, DEAD_LETTERS, DeadLetters::open)?;
         let post = Arc::new(Post {
             broker: Arc::clone(&broker),
@@ -245,8 +252,25 @@ impl Delivery {
             metrics: meters.delivery.clone(),
         });
         let (couriers, progress) = couriers(&post, journal, &cursors)?;
-        Ok(Self { broker, cursors, couriers, progress })
+        let requeued = Requeued::start(&post, &config.data_dir);
+        Ok(Self { broker, links, cursors, couriers, requeued, progress })
     }
+}
+
+/// The devices' listeners with TLS or WebSocket, if there are any.
+async fn open_links(
+    broker: &EmbeddedBroker,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+) -> Result<links::Addresses, StartError> {
+    if !config.device_links.is_any() {
+        return Ok(links::Addresses::default());
+    }
+    let files = config.device_links.tls.as_ref().map(|tls| &tls.files);
+    let server = ports::certificate("devices", files, &[], &meters.tls.devices, clock)?;
+    let (links, clock) = (&config.device_links, Arc::clone(clock));
+    Ok(broker.open_links(&config.broker, links, server, clock).await?)
 }
 
 type Couriers = (JoinHandle<()>, Vec<Arc<Progress>>);

@@ -3,11 +3,13 @@
 //! Never: decide anything about a message.
 
 mod build;
+mod devices;
 #[cfg(test)]
 mod model;
 mod openapi;
 mod ports;
 mod recovery;
+mod requeued;
 mod reserve;
 mod upkeep;
 
@@ -28,6 +30,7 @@ use crate::queue::Queue;
 use crate::tls::TlsError;
 use crate::wire::AccessWriter;
 
+use requeued::Requeued;
 use upkeep::Upkeep;
 
 pub use crate::ops::{Readiness, State};
@@ -107,6 +110,8 @@ pub struct Addresses {
     pub http: SocketAddr,
     /// Devices.
     pub devices: SocketAddr,
+    /// Devices that come over TLS or WebSocket.
+    pub links: embedded::links::Addresses,
     /// Health and metrics.
     pub ops: SocketAddr,
 }
@@ -122,6 +127,7 @@ pub struct Running {
     queue: Queue,
     shards: Vec<std::thread::JoinHandle<()>>,
     couriers: JoinHandle<()>,
+    requeued: Requeued,
     clerk: ClerkHandle,
     upkeep: Upkeep,
     broker: Arc<EmbeddedBroker>,
@@ -197,6 +203,7 @@ impl Running {
             clerk.finish();
         });
         join("shards", joined.await);
+        self.requeued.finish(DELIVERY_GRACE).await;
         if delivering && tokio::time::timeout(DELIVERY_GRACE, self.couriers).await.is_err() {
             tracing::warn!("stopping with a backlog: it is delivered after the next start");
         }

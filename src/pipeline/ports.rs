@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::ledger::Reader;
 use crate::metering::{Registry, TlsMetrics, WireMetrics};
-use crate::ops::{self, Ops, Readiness};
+use crate::ops::{self, DeviceBoard, Ops, Readiness};
 use crate::tls::{self, Server};
 use crate::wire::{self, AccessLog, AccessWriter, Destination, Front};
 
@@ -31,6 +31,7 @@ pub(super) struct Ports {
 /// The ops port at work.
 pub(super) struct Looking {
     pub(super) address: SocketAddr,
+    pub(super) devices: DeviceBoard,
     pub(super) task: JoinHandle<()>,
 }
 
@@ -79,7 +80,8 @@ impl Ports {
         let ops = Ops::new(readiness, registry.clone(), usage, clock, openapi())
             .with_token(config.ports.ops_token.clone())
             .with_tls(self.ops.clone());
-        Ok(Looking { address, task: tokio::spawn(ops.serve(listener)) })
+        let devices = ops.devices();
+        Ok(Looking { address, devices, task: tokio::spawn(ops.serve(listener)) })
     }
 
     /// Binds the data port and serves it until it is stopped.
@@ -102,7 +104,7 @@ impl Ports {
     }
 }
 
-fn certificate(
+pub(super) fn certificate(
     listener: &'static str,
     config: Option<&tls::Config>,
     protocols: &[&[u8]],

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha1::Sha1;
 
 use super::{INSTANCE, KEY_ID, Lines, Owned, SECRET, Weir, sdk_file, start_tool};
@@ -59,12 +59,17 @@ const MESSAGE: &str = "message ";
 impl Subscriber {
     /// Connects, and returns once the broker has acknowledged the subscription.
     pub(crate) fn start(weir: &Weir, device: &Device) -> Self {
+        Self::start_with(weir, device, &[])
+    }
+
+    /// The same with more of its arguments; a port among them is the one that counts.
+    pub(crate) fn start_with(weir: &Weir, device: &Device, more: &[String]) -> Self {
         let SocketAddr::V4(at) = weir.devices() else { panic!("the listener is IPv4") };
         // Its own output is buffered while it says that it has subscribed.
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "mosquitto_sub", "-d", "-q", "1", "-F"]);
         command.arg(format!("{MESSAGE}%x %t")).args(["-h", &at.ip().to_string()]);
-        command.args(["-p", &at.port().to_string(), "-i", &device.client_id]);
+        command.args(["-p", &at.port().to_string()]).args(more).args(["-i", &device.client_id]);
         command.args(["-u", &device.user(), "-P", &device.password(), "-t", &device.filter]);
         if device.persistent {
             command.arg("-c");
@@ -100,22 +105,49 @@ pub(crate) struct Paho {
 impl Paho {
     /// Connects, and returns once the broker has acknowledged the subscription.
     pub(crate) fn start(weir: &Weir, device: &Device) -> Self {
-        let argument = json!({
-            "host": weir.devices().ip().to_string(),
-            "port": weir.devices().port(),
-            "client_id": device.client_id,
-            "user": device.user(),
-            "password": device.password(),
-            "filter": device.filter,
-        });
-        let mut command = Command::new(sdk_file(".venv/mqtt/bin/python"));
-        command.arg(sdk_file("device.py")).arg(argument.to_string());
-        let (process, output, errors) = watch("paho", start_tool(&mut command));
+        Self::start_with(weir.devices(), device, &json!({}))
+    }
+
+    /// The same, there, with more of what device.py takes.
+    pub(crate) fn start_with(at: SocketAddr, device: &Device, more: &Value) -> Self {
+        let (process, output, errors) =
+            watch("paho", start_tool(&mut Self::command(at, device, more)));
         let subscribed = output.wait_for("the SUBACK", |lines| {
             lines.iter().any(|line| line.contains("subscribed")).then_some(())
         });
         subscribed.unwrap_or_else(|why| panic!("{why}{}", errors.text()));
         Self { _process: process, output }
+    }
+
+    /// Connects in vain; returns what paho says.
+    pub(crate) fn refused(at: SocketAddr, device: &Device, more: &Value) -> String {
+        let output = Self::command(at, device, more).output().expect("it runs");
+        assert!(!output.status.success(), "the broker let the device in");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn command(at: SocketAddr, device: &Device, more: &Value) -> Command {
+        let mut argument = json!({
+            "host": at.ip().to_string(),
+            "port": at.port(),
+            "client_id": device.client_id,
+            "user": device.user(),
+            "password": device.password(),
+            "filter": device.filter,
+        });
+        let all = argument.as_object_mut().expect("it is an object");
+        all.extend(more.as_object().cloned().unwrap_or_default());
+        let mut command = Command::new(sdk_file(".venv/mqtt/bin/python"));
+        command.arg(sdk_file("device.py")).arg(argument.to_string());
+        command
+    }
+
+    /// Waits for the first message, and returns all that device.py says of it.
+    pub(crate) fn line(&self) -> Value {
+        let line = self.output.wait_for("a message", |lines| {
+            lines.iter().find(|line| line.contains("payload")).cloned()
+        });
+        serde_json::from_str(&line.unwrap_or_else(|why| panic!("{why}"))).expect("JSON")
     }
 
     /// Waits for this many messages; returns all there are, in the order in which they came.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use device::{Device, Subscriber};
 pub(crate) use lines::Lines;
-pub(crate) use weir::Weir;
+pub(crate) use weir::{Weir, get};
 
 /// How long a test waits for anything: far longer than it takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -28,7 +28,18 @@ struct Running {
 struct Addresses {
     http: SocketAddr,
     devices: SocketAddr,
+    devices_tls: Option<SocketAddr>,
+    devices_websocket: Option<SocketAddr>,
+    devices_tls_websocket: Option<SocketAddr>,
     ops: SocketAddr,
+}
+
+/// Where devices connect over TLS and WebSocket, of a weir that was told to listen on all.
+#[derive(Clone, Copy)]
+pub(crate) struct Links {
+    pub(crate) tls: SocketAddr,
+    pub(crate) websocket: SocketAddr,
+    pub(crate) tls_websocket: SocketAddr,
 }
 
 impl Weir {
@@ -72,6 +83,38 @@ impl Weir {
     /// Where devices connect.
     pub(crate) const fn devices(&self) -> SocketAddr {
         self.running.at.devices
+    }
+
+    /// Where devices connect besides.
+    pub(crate) fn links(&self) -> Links {
+        let at = &self.running.at;
+        Links {
+            tls: at.devices_tls.expect("it listens with TLS"),
+            websocket: at.devices_websocket.expect("it listens with WebSocket"),
+            tls_websocket: at.devices_tls_websocket.expect("it listens with both"),
+        }
+    }
+
+    /// The ports its process listens on, over IPv4.
+    pub(crate) fn listening(&self) -> Vec<u16> {
+        let process = format!("/proc/{}", self.running.process.0.id());
+        let sockets: Vec<String> = std::fs::read_dir(format!("{process}/fd"))
+            .expect("a running process")
+            .filter_map(|file| {
+                let target = std::fs::read_link(file.ok()?.path()).ok()?;
+                let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                Some(inode.to_owned())
+            })
+            .collect();
+        let table = std::fs::read_to_string(format!("{process}/net/tcp")).expect("a table");
+        let listening = table.lines().filter_map(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            // proc(5): local address, state (0A listens), inode.
+            let ours = columns[3] == "0A" && sockets.iter().any(|inode| inode == columns[9]);
+            let (_, port) = columns[1].split_once(':').filter(|_| ours)?;
+            u16::from_str_radix(port, 16).ok()
+        });
+        listening.collect()
     }
 
     /// Where metrics and health are.
@@ -218,7 +261,7 @@ fn merge(file: &mut Table, settings: Table) {
 }
 
 /// The body of a plain GET.
-fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     let asked = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -13,6 +13,7 @@ use rmqtt::types::{
 };
 
 use super::filters::{Filter, FilterRefused, p2p_target};
+use super::links::Peers;
 use super::publishes::PublishRefused;
 use super::sign_in::{Directory, Refused};
 use super::stored;
@@ -24,6 +25,7 @@ use crate::metering::DropReason;
 pub(super) struct Hooks {
     pub(super) directory: Arc<Directory>,
     pub(super) tenants: Arc<Tenants>,
+    pub(super) peers: Arc<Peers>,
 }
 
 impl Hooks {
@@ -48,6 +50,10 @@ impl Hooks {
     }
 
     fn sign_in(&self, connect: &ConnectInfo) -> AuthResult {
+        // Whoever finds the listener behind the links does not come in by it.
+        if self.peers.of(connect.id()).is_none() {
+            return AuthResult::NotAuthorized;
+        }
         let user_name = connect.username().map_or("", |name| name.as_ref());
         let password = connect.password().map_or(&[][..], |password| password);
         match self.directory.check(connect.client_id(), user_name, password) {

@@ -6,9 +6,11 @@
 mod arrival;
 mod backlog;
 mod config;
+mod devices;
 mod filters;
 mod hooks;
 mod inbound;
+pub mod links;
 mod offers;
 mod publishes;
 mod recipients;
@@ -28,14 +30,15 @@ pub use config::{
     AccessKey, Config, Device, Instance, Limits, MESSAGE_OVERHEAD_BYTES, RETAINED_BYTES_MAX,
     RETAINED_MESSAGES_MAX, Secret,
 };
+pub use devices::{Device as ListedDevice, DevicePage};
 pub use sign_in::device_password;
 pub use store::{FILE, StoreError};
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rmqtt::codec::types::Publish as Packet;
@@ -48,6 +51,7 @@ use rmqtt::utils::timestamp_millis;
 use tokio::task::JoinHandle;
 
 use self::hooks::Hooks;
+use self::links::{Links, Peers};
 use self::offers::{RetainedOffered, SharingOffered};
 use self::sign_in::Directory;
 use self::store::{Loaded, Store};
@@ -57,6 +61,7 @@ use super::broker::{Broker, PublishError, RefusedBy, Unsettled};
 use crate::clock::Clock;
 use crate::message::{CLIENT_ID_CHARS_MAX, Message, PAYLOAD_BYTES_MAX};
 use crate::metering::{DeviceMetrics, DropReason};
+use crate::tls::{self, Server};
 
 /// Largest packet in either direction: a payload, a topic and MQTT 5 properties.
 const PACKET_BYTES_MAX: u32 = 128 * 1024;
@@ -87,6 +92,8 @@ pub struct EmbeddedBroker {
     broker: ServerContext,
     tenants: Arc<Tenants>,
     store: Arc<Store>,
+    peers: Arc<Peers>,
+    behind_links: OnceLock<BehindLinks>,
     stopping: AtomicBool,
     accepting: JoinHandle<()>,
     sweeping: JoinHandle<((), ())>,
@@ -120,6 +127,28 @@ pub enum StartError {
     /// No thread to read what was stored.
     #[error("threads: {0}")]
     Threads(String),
+    /// The address of another listener of devices cannot be bound.
+    #[error("{key}: cannot listen on {listen}: {reason}; free the address or choose another")]
+    Link {
+        /// The configuration key.
+        key: &'static str,
+        /// The address asked for.
+        listen: SocketAddr,
+        /// What the operating system says.
+        reason: String,
+    },
+}
+
+/// The listeners with TLS or WebSocket, and rmqtt's own behind them.
+struct BehindLinks {
+    links: Links,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for BehindLinks {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
 }
 
 impl EmbeddedBroker {
@@ -135,7 +164,7 @@ impl EmbeddedBroker {
         metrics: &DeviceMetrics,
     ) -> Result<Self, StartError> {
         let bind = |reason| StartError::Bind { listen: config.listen, reason };
-        let listener = listener(config).map_err(bind)?;
+        let listener = listener(config, config.listen).map_err(bind)?;
         let local_addr = listener.local_addr().map_err(bind)?;
         // Its busy check refuses devices by the machine's CPU load, which is not the broker's own.
         let broker = ServerContext::new().busy_check_enable(false).build().await;
@@ -146,7 +175,9 @@ impl EmbeddedBroker {
         *broker.extends.retain_mut().await = Box::new(RetainedOffered);
         *broker.extends.shared_subscription_mut().await = Box::new(SharingOffered);
         let directory = Arc::new(Directory::new(config));
-        Hooks { directory, tenants: Arc::clone(&tenants) }.register(&broker).await;
+        let peers = Arc::new(Peers::default());
+        let hooks = Hooks { directory, tenants: Arc::clone(&tenants), peers: Arc::clone(&peers) };
+        hooks.register(&broker).await;
         let listener_config = Arc::clone(&listener.cfg);
         restore(&broker, &listener_config, &tenants, &store, loaded).await?;
         let server = MqttServer::new(broker.clone()).listener_by_id(listener, local_addr.port());
@@ -156,7 +187,49 @@ impl EmbeddedBroker {
         let silent = silent::watch(Arc::clone(&tenants), local_addr.port(), within, clock);
         let sweeping = tokio::spawn(async { tokio::join!(sweeping, silent) });
         let stopping = AtomicBool::new(false);
-        Ok(Self { local_addr, broker, tenants, store, stopping, accepting, sweeping })
+        let behind_links = OnceLock::new();
+        Ok(Self {
+            local_addr,
+            broker,
+            tenants,
+            store,
+            peers,
+            behind_links,
+            stopping,
+            accepting,
+            sweeping,
+        })
+    }
+
+    /// Opens the listeners with TLS or WebSocket as well. `server` is the TLS side of those that
+    /// need it; it is kept fresh from then on.
+    ///
+    /// # Errors
+    /// [`StartError`] if an address cannot be bound.
+    pub async fn open_links(
+        &self,
+        config: &Config,
+        links: &links::Config,
+        server: Option<Arc<Server>>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<links::Addresses, StartError> {
+        let listen = links::inner_listen();
+        let bind = |reason| StartError::Bind { listen, reason };
+        let inner = listener(config, listen).map_err(bind)?;
+        let at = inner.local_addr().map_err(bind)?;
+        let most = config.connections_max;
+        let links = Links::open(links, server.as_ref(), at, &self.peers, most).await;
+        let links = links.map_err(|unbound| StartError::Link {
+            key: unbound.key,
+            listen: unbound.listen,
+            reason: unbound.reason.to_string(),
+        })?;
+        let addresses = links.addresses;
+        let broker = MqttServer::new(self.broker.clone()).listener_by_id(inner, links::INNER);
+        let accepting = tokio::spawn(accept(broker.build()));
+        let fresh = tokio::spawn(tls::keep_fresh(server.into_iter().collect(), clock));
+        let _ = self.behind_links.set(BehindLinks { links, tasks: [accepting, fresh] });
+        Ok(addresses)
     }
 
     /// Where devices connect; the port is real even if 0 was asked for.
@@ -170,6 +243,9 @@ impl EmbeddedBroker {
     pub async fn shutdown(&self, flush_max: Duration) {
         self.stopping.store(true, Ordering::Release);
         self.accepting.abort();
+        if let Some(behind) = self.behind_links.get() {
+            behind.links.close();
+        }
         let flushed = async {
             for tenant in self.tenants.iter() {
                 while !tenant.is_flushed().await {
@@ -293,10 +369,10 @@ fn packet(message: &Message) -> Publish {
     Publish::new(Box::new(packet), target, None, Some(timestamp_millis()))
 }
 
-fn listener(config: &Config) -> rmqtt::Result<Listener> {
+fn listener(config: &Config, listen: SocketAddr) -> rmqtt::Result<Listener> {
     Builder::new()
         .name("devices")
-        .laddr(config.listen)
+        .laddr(listen)
         .reuseaddr(Some(true))
         .nodelay(true)
         .allow_anonymous(false)

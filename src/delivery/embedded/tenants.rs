@@ -384,6 +384,11 @@ impl Tenant {
         self.sessions.iter().map(|session| session.id()).collect()
     }
 
+    /// Messages that wait for a session, to be sent or to be acknowledged.
+    pub(super) fn queued(&self, client_id: &ClientId) -> usize {
+        self.backlogs.get(client_id).map_or(0, |backlog| backlog.messages())
+    }
+
     pub(super) fn backlog(&self, client_id: &ClientId) -> Arc<Backlog> {
         if let Some(backlog) = self.backlogs.get(client_id) {
             return Arc::clone(&backlog);
