@@ -316,7 +316,7 @@ fn a_page_of_devices_says_where_the_next_begins() {
     let _devices: Vec<_> =
         names.iter().map(|name| Subscriber::start(&weir, &Device::new(name, EVERYWHERE))).collect();
     let page = |query: &str| -> Value {
-        let text = support::get(weir.ops(), &format!("/devices?instance={INSTANCE}&{query}"));
+        let text = support::weir::get(weir.ops(), &format!("/devices?instance={INSTANCE}&{query}"));
         serde_json::from_str(&text).expect("an object")
     };
     let ids = |page: &Value| -> Vec<String> {

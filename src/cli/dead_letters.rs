@@ -63,6 +63,10 @@ Run it as the user weir runs as: weir has to be able to remove what this writes.
 pub(super) const REQUEUE_AFTER_HELP: &str = "\
 weir_dead_letters_requeued_total counts what became of them, by outcome: delivered, or dead again.
 
+Examples:
+  weir journal dead-letters requeue --msg-id 0A1B2C3D4E5F60718293A4B5C6D7E8F9
+  weir journal dead-letters requeue --all --instance post-cn-a --since 2026-11-20
+
 Exit codes:
   0   all of them are requeued; with --all there may be none
   1   failed: a MsgId is no dead letter (then none is requeued), another requeue runs, or the disk

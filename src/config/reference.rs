@@ -4,7 +4,7 @@
 mod delivery;
 mod ports;
 
-use delivery::{DELIVERY, EMBEDDED};
+use delivery::{DELIVERY, DEVICE_TLS, EMBEDDED};
 use ports::{HTTP, LOG, OPS, TLS};
 
 /// A table of the file.
@@ -86,6 +86,7 @@ pub const REFERENCE: &[Section] = &[
     section("journal", "The segment logs.", JOURNAL),
     section("delivery", "From the journal to the broker.", DELIVERY),
     section("delivery.embedded", "The embedded broker, where devices connect.", EMBEDDED),
+    section("delivery.embedded.tls", "TLS 1.2 and 1.3 for devices; see http.tls.", DEVICE_TLS),
     section("ledger", "What was billed.", LEDGER),
     section("accounts[]", "An account: it owns instances and access keys.", ACCOUNTS),
     section(

@@ -16,14 +16,8 @@ pub(super) enum Page {
 }
 
 impl Page {
-    pub(super) const ALL: [Self; 6] = [
-        Self::Metrics,
-        Self::Healthz,
-        Self::Readyz,
-        Self::Usage,
-        Self::Devices,
-        Self::Openapi,
-    ];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Metrics, Self::Healthz, Self::Readyz, Self::Usage, Self::Devices, Self::Openapi];
 
     pub(super) const fn path(self) -> &'static str {
         match self {

@@ -4,7 +4,7 @@ pub(crate) mod caller;
 pub(crate) mod certificates;
 pub(crate) mod device;
 mod lines;
-mod weir;
+pub(crate) mod weir;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use device::{Device, Subscriber};
 pub(crate) use lines::Lines;
-pub(crate) use weir::{Weir, get};
+pub(crate) use weir::Weir;
 
 /// How long a test waits for anything: far longer than it takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,5 +1,6 @@
 //! The way to devices.
 
+use super::ports::TLS;
 use super::{ADDRESS, DURATION, INTEGER, Key, SIZE, key};
 
 pub(super) const DELIVERY: &[Key] = &[
@@ -45,4 +46,16 @@ pub(super) const EMBEDDED: &[Key] = &[
     )
     .or("5000")
     .within("1", "1000000"),
+    key("websocket_listen", ADDRESS, "MQTT over WebSocket, subprotocol mqtt; without it none.")
+        .such_as("\"127.0.0.1:8083\""),
+];
+
+pub(super) const DEVICE_TLS: &[Key] = &[
+    key("listen", ADDRESS, "MQTT over TLS; this or websocket_listen has to be given.")
+        .such_as("\"0.0.0.0:8883\""),
+    key("websocket_listen", ADDRESS, "MQTT over WebSocket over TLS.").such_as("\"0.0.0.0:8084\""),
+    TLS[0],
+    TLS[1],
+    TLS[2],
+    TLS[3],
 ];
