@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -98,8 +99,7 @@ pub async fn start(
     let reserve = Reserve::open(&config.data_dir);
     let admission = admission(&config, &clock, &meters)?;
     let recovery = recovery(&config, &clock, &meters, &admission, report)?;
-    let ledger = Ledger::open(&config.data_dir.join(ledger::FILE))?;
-    let (opened, ledger, cursors) = recovery.run(ledger).await?;
+    let (opened, ledger, cursors) = recovery.run(ledger(&config)?).await?;
     let clerk = clerk(ledger, &opened.journal, config.ledger, &clock, &meters)?;
     let delivery = Delivery::start(&config, &clock, &meters, &opened.journal, cursors).await?;
     ops.devices.show(Arc::new(devices::Embedded(Arc::clone(&delivery.broker))));
@@ -135,9 +135,8 @@ pub async fn start(
     let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
     let front = ports.serve_front(&config, front).await?;
     readiness.advance(State::Ready);
-    let (devices, links) = (delivery.broker.local_addr(), delivery.links);
     Ok(Running {
-        addresses: Addresses { http: front.address, devices, links, ops: ops.address },
+        addresses: addresses(front.address, &delivery.broker, delivery.links, ops.address),
         readiness,
         drain_notice: config.drain_notice,
         stop_front: front.stop,
@@ -162,6 +161,19 @@ pub async fn start(
 fn settled<B: Broker>(broker: &Arc<B>) -> Settled {
     let (broker, runtime) = (Arc::clone(broker), Handle::current());
     Box::new(move || runtime.block_on(broker.settled()))
+}
+
+fn ledger(config: &Config) -> Result<Ledger, StartError> {
+    Ok(Ledger::open(&config.data_dir.join(ledger::FILE))?)
+}
+
+fn addresses(
+    http: SocketAddr,
+    broker: &EmbeddedBroker,
+    links: links::Addresses,
+    ops: SocketAddr,
+) -> Addresses {
+    Addresses { http, devices: broker.local_addr(), links, ops }
 }
 
 fn old_letters(config: &Config, clock: &Arc<dyn Clock>, meters: &Meters) -> OldLetters {
