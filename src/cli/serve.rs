@@ -41,6 +41,7 @@ Files, below data_dir:
   lock                held while weir runs: one process a data directory
   journal/            messages until they are delivered and in the ledger
   ledger.sqlite       what was billed
+  devices.sqlite      sessions of devices and retained messages
   delivery.cursors    up to where each stream is delivered
   dead-letters/       what could not be delivered, a file a day
   nonce.key           keys the fingerprints of nonces, mode 0600

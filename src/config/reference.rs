@@ -141,6 +141,13 @@ const LIMITS: &[Key] = &[
     .or("1")
     .within("1", "1000"),
     key(
+        "device_qps",
+        INTEGER,
+        "Messages a second that each device may publish itself, its will included.",
+    )
+    .or("50")
+    .within("1", "1000000"),
+    key(
         "nonces_max",
         INTEGER,
         "Signature nonces remembered for an access key, for up to 30 \

@@ -187,8 +187,8 @@ fn no_secret_shows_in_the_debug_form() {
 
 #[test]
 fn the_other_listeners_of_devices_are_checked_before_anything_is_bound() {
-    let embedded =
-        |keys: &str| GOOD.replace("[ledger]", &format!("[delivery.embedded]\n{keys}\n[ledger]"));
+    const TABLE: &str = "[delivery.embedded]\n";
+    let embedded = |keys: &str| GOOD.replace(TABLE, &format!("{TABLE}{keys}\n"));
     let config = Config::parse("weir.toml", &embedded("websocket_listen = \"127.0.0.1:0\""));
     let links = config.unwrap().device_links;
     assert!(links.is_any() && links.websocket_listen.is_some() && links.tls.is_none());

@@ -46,6 +46,13 @@ pub(super) const EMBEDDED: &[Key] = &[
     )
     .or("5000")
     .within("1", "1000000"),
+    key(
+        "retained_max",
+        INTEGER,
+        "Retained messages of an instance; together they take 16 MiB at most.",
+    )
+    .or("10000")
+    .within("0", "16384"),
     key("websocket_listen", ADDRESS, "MQTT over WebSocket, subprotocol mqtt; without it none.")
         .such_as("\"127.0.0.1:8083\""),
 ];

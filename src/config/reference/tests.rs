@@ -24,16 +24,20 @@ const NEEDS: [(&str, &str, &str); 3] = [
     ("log.access_sample", "log.access", "\"stdout\""),
     ("log.access_bytes_max", "log.access", "\"./access.log\""),
 ];
-/// Tables with a certificate.
-const CERTIFIED: [&str; 2] = ["http.tls", "ops.tls"];
+/// Tables with a certificate, and what else is required in them.
+const CERTIFIED: [(&str, &str); 3] = [
+    ("http.tls", ""),
+    ("ops.tls", ""),
+    ("delivery.embedded.tls", "websocket_listen = \"127.0.0.1:0\"\n"),
+];
 const UNKNOWN: &str = "no_such_key";
 
 /// The least file with what a key needs besides itself.
 fn around(path: &str) -> Table {
     let mut file: Table = LEAST.parse().unwrap();
     let table = path.rsplit_once('.').map_or("", |(table, _)| table);
-    if CERTIFIED.contains(&table) {
-        put(&mut file, table, Value::Table(certified().parse().unwrap()));
+    if let Some((_, more)) = CERTIFIED.iter().find(|(certified, _)| *certified == table) {
+        put(&mut file, table, Value::Table((certified() + more).parse().unwrap()));
     }
     for (_, other, value) in NEEDS.iter().filter(|(needy, ..)| *needy == path) {
         put(&mut file, other, toml_value(value));
