@@ -75,9 +75,8 @@ pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
         };
         report.finish();
         let at = running.addresses;
-        tracing::info!(
-            version = VERSION, http = %at.http, devices = %at.devices, ops = %at.ops, "ready"
-        );
+        let devices = at.devices.map(tracing::field::display);
+        tracing::info!(version = VERSION, http = %at.http, devices, ops = %at.ops, "ready");
         if let Some(demo) = demo {
             say(&demo.greeting(at)?);
         }

@@ -3,6 +3,7 @@
 //! Never: look for a file nobody named, or take a key it does not know.
 
 mod file;
+mod mqtt;
 mod ports;
 mod reference;
 mod tenancy;
@@ -22,6 +23,8 @@ use file::File;
 
 /// A full drain notice; longer than any balancer's probe needs.
 const DRAIN_NOTICE_MAX: Duration = Duration::from_secs(60);
+/// How long devices are waited for after a start, if nothing is said.
+const RECONNECT_GRACE: Duration = Duration::from_secs(5);
 /// Longest wait for devices after a start.
 const RECONNECT_GRACE_MAX: Duration = Duration::from_secs(60);
 /// Longest a message may wait for the broker.
@@ -76,8 +79,10 @@ pub struct Config {
     pub journal: journal::Config,
     /// The usage rows.
     pub ledger: ledger::Config,
-    /// The embedded broker.
+    /// The embedded broker; not started if there is one elsewhere.
     pub broker: delivery::embedded::Config,
+    /// The broker elsewhere, with `delivery.kind = "mqtt"`.
+    pub mqtt: Option<delivery::mqtt::Config>,
 }
 
 impl Config {
@@ -137,6 +142,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn check(file: File) -> Result<Config, String> {
     refuse_unsupported(&file)?;
+    let mqtt = mqtt::check(&file)?;
     check_places(&file)?;
     let shards = shards(file.shard.count)?;
     let tenancy = tenancy::check(&file)?;
@@ -158,12 +164,16 @@ fn check(file: File) -> Result<Config, String> {
             Duration::from_secs(1),
             RETENTION_MAX,
         )?,
-        reconnect_grace: within(
-            "delivery.reconnect_grace",
-            file.delivery.reconnect_grace,
-            Duration::ZERO,
-            RECONNECT_GRACE_MAX,
-        )?,
+        reconnect_grace: match file.delivery.reconnect_grace {
+            // An external broker keeps what it takes, whoever is connected to it.
+            None if mqtt.is_some() => Duration::ZERO,
+            given => within(
+                "delivery.reconnect_grace",
+                given.unwrap_or(RECONNECT_GRACE),
+                Duration::ZERO,
+                RECONNECT_GRACE_MAX,
+            )?,
+        },
         dead_letters_kept: within(
             "delivery.dead_letters_kept",
             file.delivery.dead_letters_kept,
@@ -200,6 +210,7 @@ fn check(file: File) -> Result<Config, String> {
             host_aliases: file.http.host_aliases,
         },
         broker: broker(&file.delivery, limits, tenancy.device_keys, tenancy.device_instances)?,
+        mqtt,
         data_dir: file.data_dir,
     })
 }
@@ -250,6 +261,8 @@ fn check_places(file: &File) -> Result<(), String> {
         ("ops.listen", file.ops.listen),
         ("delivery.embedded.listen", file.delivery.embedded.listen),
     ];
+    // With a broker elsewhere there is no listener for devices.
+    let listeners = &listeners[..if file.delivery.mqtt.is_some() { 2 } else { 3 }];
     for (at, (key, address)) in listeners.iter().enumerate() {
         let same = |(_, other): &&(&str, SocketAddr)| other == address && address.port() != 0;
         if let Some((other, _)) = listeners[at + 1..].iter().find(same) {
@@ -295,15 +308,10 @@ fn wire(file: &File) -> Result<wire::Config, String> {
 /// Keys of a later weir, named so that nobody believes that they do something.
 fn refuse_unsupported(file: &File) -> Result<(), String> {
     let users = file.accounts.iter().any(|account| account.users.is_some());
-    let later = [("delivery.mqtt", file.delivery.mqtt.is_some()), ("accounts.users", users)];
-    if let Some((key, _)) = later.into_iter().find(|(_, given)| *given) {
-        return Err(format!("{key} is not supported yet: remove it"));
+    if users {
+        return Err("accounts.users is not supported yet: remove it".into());
     }
-    match file.delivery.kind.as_str() {
-        "embedded" => Ok(()),
-        "mqtt" => Err("delivery.kind \"mqtt\" is not supported yet: use \"embedded\"".into()),
-        other => Err(format!("delivery.kind is \"{other}\"; it is \"embedded\"")),
-    }
+    Ok(())
 }
 
 fn drain_notice(given: Duration) -> Result<Duration, String> {

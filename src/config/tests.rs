@@ -167,8 +167,6 @@ fn what_stands_around_the_ports_is_refused_by_name_with_the_fix() {
 #[test]
 fn what_is_not_supported_yet_is_refused_and_not_ignored() {
     let cases = [
-        ("[delivery]", "[delivery.mqtt]\nurl = \"mqtt://x\"\n[delivery]", "delivery.mqtt"),
-        ("[delivery]", "[delivery]\nkind = \"mqtt\"", "delivery.kind"),
         ("[[instances]]", "[[accounts.users]]\nname = \"u\"\n[[instances]]", "accounts.users"),
     ];
     for (at, with, key) in cases {

@@ -7,8 +7,11 @@ mod courier;
 mod cursors;
 mod dead_letters;
 pub mod embedded;
+pub mod mqtt;
+mod outlet;
 
-pub use broker::{Broker, PublishError, RefusedBy, Unsettled};
+pub use broker::{Broker, PublishError, RefusedBy, Ticket, Unsettled, WINDOW_MESSAGES_MAX};
 pub use courier::{Courier, Delivered, Post, Progress};
 pub use cursors::{Cursors, CursorsError};
 pub use dead_letters::{DEAD_LETTERS, DeadLetters, Reason};
+pub use outlet::Outlet;

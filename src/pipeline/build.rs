@@ -14,7 +14,10 @@ use crate::admission::{self, Admission, FingerprintKey, Sources};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::EmbeddedBroker;
-use crate::delivery::{Broker, Courier, Cursors, DEAD_LETTERS, DeadLetters, Post, Progress};
+use crate::delivery::mqtt::MqttBroker;
+use crate::delivery::{
+    Broker, Courier, Cursors, DEAD_LETTERS, DeadLetters, Outlet, Post, Progress, mqtt,
+};
 use crate::journal::{
     DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
 };
@@ -132,7 +135,7 @@ pub async fn start(
     let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
     let front = ports.serve_front(&config, front).await?;
     readiness.advance(State::Ready);
-    let devices = delivery.broker.local_addr();
+    let devices = delivery.broker.devices();
     Ok(Running {
         addresses: Addresses { http: front.address, devices, ops: ops.address },
         readiness,
@@ -217,7 +220,7 @@ fn admission(
 
 /// The broker, and the couriers on their way to it.
 struct Delivery {
-    broker: Arc<EmbeddedBroker>,
+    broker: Arc<Outlet>,
     cursors: Cursors,
     couriers: JoinHandle<()>,
     progress: Vec<Arc<Progress>>,
@@ -231,10 +234,15 @@ impl Delivery {
         journal: &Journal,
         cursors: Cursors,
     ) -> Result<Self, StartError> {
-        let (settings, folder) = (&config.broker, &config.data_dir);
-        let broker =
-            EmbeddedBroker::start(settings, folder, Arc::clone(clock), &meters.devices).await?;
-        let broker = Arc::new(broker);
+        let broker = Arc::new(match &config.mqtt {
+            Some(elsewhere) => mqtt_broker(elsewhere, config, clock, meters, journal)?,
+            None => {
+                let (settings, folder) = (&config.broker, &config.data_dir);
+                let (clock, metrics) = (Arc::clone(clock), &meters.devices);
+                let embedded = EmbeddedBroker::start(settings, folder, clock, metrics).await?;
+                Outlet::Embedded(Box::new(embedded))
+            }
+        });
         let dead_letters = in_dir(&config.data_dir, DEAD_LETTERS, DeadLetters::open)?;
         let post = Arc::new(Post {
             broker: Arc::clone(&broker),
@@ -249,16 +257,30 @@ impl Delivery {
     }
 }
 
+fn mqtt_broker(
+    elsewhere: &mqtt::Config,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+    journal: &Journal,
+) -> Result<Outlet, StartError> {
+    // A courier a stream, and one for what is requeued.
+    let couriers = journal.streams().len() + 1;
+    let (folder, metrics) = (&config.data_dir, &meters.delivery);
+    let broker = MqttBroker::start(elsewhere.clone(), folder, couriers, clock, metrics)?;
+    Ok(Outlet::Mqtt(broker))
+}
+
 type Couriers = (JoinHandle<()>, Vec<Arc<Progress>>);
 
 /// Couriers of former generations end before the next generation's begin, so that a topic's order
 /// holds across a change of the shard count.
 fn couriers(
-    post: &Arc<Post<EmbeddedBroker>>,
+    post: &Arc<Post<Outlet>>,
     journal: &Journal,
     cursors: &Cursors,
 ) -> Result<Couriers, JournalError> {
-    let mut generations: Vec<(u32, Vec<Courier<EmbeddedBroker>>)> = vec![];
+    let mut generations: Vec<(u32, Vec<Courier<Outlet>>)> = vec![];
     let mut progress = vec![];
     for stream in journal.streams() {
         // What was trimmed had been delivered: a missing cursor stands at the first that is left.
