@@ -27,7 +27,7 @@ struct Running {
 #[derive(Deserialize)]
 struct Addresses {
     http: SocketAddr,
-    devices: SocketAddr,
+    devices: Option<SocketAddr>,
     ops: SocketAddr,
 }
 
@@ -70,13 +70,18 @@ impl Weir {
     }
 
     /// Where devices connect.
-    pub(crate) const fn devices(&self) -> SocketAddr {
-        self.running.at.devices
+    pub(crate) fn devices(&self) -> SocketAddr {
+        self.running.at.devices.expect("weir has a broker of its own")
     }
 
     /// Where metrics and health are.
     pub(crate) const fn ops(&self) -> SocketAddr {
         self.running.at.ops
+    }
+
+    /// Whether `/readyz` says 200.
+    pub(crate) fn is_ready(&self) -> bool {
+        try_get(self.ops(), "/readyz").is_ok()
     }
 
     /// The configuration file it runs from.
@@ -201,7 +206,12 @@ fn config(folder: &Path, settings: &str) -> String {
         folder = folder.display(),
     );
     let mut file: Table = base.parse().expect("the base is TOML");
-    merge(&mut file, settings.parse().expect("the test's settings are TOML"));
+    let settings: Table = settings.parse().expect("the test's settings are TOML");
+    if settings.get("delivery").is_some_and(|delivery| delivery.get("kind").is_some()) {
+        // With a broker elsewhere weir refuses a listener for devices.
+        file.remove("delivery");
+    }
+    merge(&mut file, settings);
     file.to_string()
 }
 
@@ -219,6 +229,11 @@ fn merge(file: &mut Table, settings: Table) {
 
 /// The body of a plain GET.
 fn get(address: SocketAddr, path: &str) -> String {
+    try_get(address, path).unwrap_or_else(|answer| panic!("GET {path} of {address}: {answer}"))
+}
+
+/// The body of a plain GET that is answered with 200, or what came instead.
+fn try_get(address: SocketAddr, path: &str) -> Result<String, String> {
     let asked = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -227,9 +242,9 @@ fn get(address: SocketAddr, path: &str) -> String {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    let answer = asked().unwrap_or_else(|error| panic!("GET {path} of {address}: {error}"));
+    let answer = asked().map_err(|error| error.to_string())?;
     match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200") => body.to_owned(),
-        _ => panic!("GET {path} of {address} answers\n{answer}"),
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
+        _ => Err(answer),
     }
 }
