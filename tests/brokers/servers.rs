@@ -157,7 +157,7 @@ pub(crate) fn rabbitmq() -> Server {
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
             .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq.conf"))
             // In one process, which is the one that is killed.
-            .env("RABBITMQ_ALLOW_INPUT", "1");
+            .env("RUNNING_UNDER_SYSTEMD", "true");
         command
     })
 }
@@ -165,4 +165,78 @@ pub(crate) fn rabbitmq() -> Server {
 fn libraries() -> PathBuf {
     let arch = std::env::consts::ARCH;
     tool(&format!("usr/lib/{arch}-linux-gnu"))
+}
+
+/// rmqtt in this process, as it comes: sessions in memory. It ends with the process.
+pub(crate) fn rmqtt() -> SocketAddr {
+    let (address, bound) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let listener = rmqtt::net::Builder::new()
+                .name("test")
+                .laddr(SocketAddr::from(([127, 0, 0, 1], 0)))
+                .allow_anonymous(true)
+                .bind()
+                .and_then(rmqtt::net::Listener::tcp)
+                .expect("a listener");
+            address.send(listener.local_addr().expect("it is bound")).expect("somebody asks");
+            let context = rmqtt::context::ServerContext::new().busy_check_enable(false);
+            let server = rmqtt::server::MqttServer::new(context.build().await);
+            server.listener(listener).build().run().await.expect("rmqtt runs");
+        });
+    });
+    bound.recv().expect("rmqtt starts")
+}
+
+/// Where a mosquitto with TLS finds its files, and what weir needs to sign in.
+pub(crate) struct Secured {
+    pub(crate) server: Server,
+    pub(crate) folder: PathBuf,
+}
+
+/// mosquitto that asks for a client certificate and a password (user `weir`, password `secret`).
+pub(crate) fn mosquitto_with_tls() -> Secured {
+    let folder = folder();
+    let path = folder.path().to_path_buf();
+    certificates(&path);
+    let mut command = Command::new(tool("usr/bin/mosquitto_passwd"));
+    command.env("LD_LIBRARY_PATH", libraries()).args(["-b", "-c"]).arg(path.join("passwords"));
+    let made = command.args(["weir", "secret"]).status().expect("mosquitto_passwd runs");
+    assert!(made.success(), "{made}");
+    write(&path.join("password"), "secret\n");
+    let server = Server::start("mosquitto", folder, None, |folder, port| {
+        let at = folder.display();
+        let file = folder.join("mosquitto.conf");
+        write(
+            &file,
+            &format!(
+                "listener {port} 127.0.0.1\nuser root\nallow_anonymous false\n\
+                 password_file {at}/passwords\ncafile {at}/ca.pem\ncertfile {at}/server.pem\n\
+                 keyfile {at}/server.key\nrequire_certificate true\n"
+            ),
+        );
+        let mut command = Command::new(tool("usr/sbin/mosquitto"));
+        command.arg("-c").arg(file).env("LD_LIBRARY_PATH", libraries());
+        command
+    });
+    Secured { server, folder: path }
+}
+
+/// `ca.pem`, and signed by it `server` for localhost and `client`, each `.pem` and `.key`.
+fn certificates(folder: &Path) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut ca = rcgen::CertificateParams::new(vec![]).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "weir test CA");
+    let certificate = ca.self_signed(&key).expect("a certificate");
+    write(&folder.join("ca.pem"), &certificate.pem());
+    let issuer = rcgen::Issuer::new(ca, key);
+    for (name, host) in [("server", "localhost"), ("client", "weir")] {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("parameters");
+        let certificate = parameters.signed_by(&key, &issuer).expect("a certificate");
+        write(&folder.join(format!("{name}.pem")), &certificate.pem());
+        write(&folder.join(format!("{name}.key")), &key.serialize_pem());
+    }
 }

@@ -84,6 +84,15 @@ impl Weir {
         try_get(self.ops(), "/readyz").is_ok()
     }
 
+    /// Memory it has in use, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let file = format!("/proc/{}/status", self.running.process.0.id());
+        let status = std::fs::read_to_string(file).expect("it runs");
+        let shown = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = shown.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
+        kib.expect("Linux shows it")
+    }
+
     /// The configuration file it runs from.
     pub(crate) fn config_file(&self) -> PathBuf {
         self.folder.path().join("weir.toml")
