@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
-use super::support::eventually;
+use super::support::{INSTANCE, eventually};
 use super::within;
 
 /// What came, in the order in which it came.
@@ -17,7 +17,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Subscribes to everything, and comes back whenever it loses its connection.
+    /// Subscribes to all of the instance, and comes back whenever it loses its connection.
     pub(crate) fn start(broker: SocketAddr) -> Self {
         let mut options = MqttOptions::new("listener", broker.ip().to_string(), broker.port());
         options.set_clean_session(false).set_keep_alive(Duration::from_secs(5));
@@ -25,13 +25,15 @@ impl Listener {
         let (client, mut connection) = Client::new(options, 16);
         let received: Arc<Mutex<Vec<_>>> = Arc::default();
         let (kept, again) = (Arc::clone(&received), client.clone());
+        // NATS gives its own `$JS` topics to whoever asks for `#`.
+        let all = format!("{INSTANCE}/#");
         let granted = Arc::new(Mutex::new(false));
         let subscribed = Arc::clone(&granted);
         std::thread::spawn(move || {
             for event in connection.iter() {
                 match event {
                     Ok(Event::Incoming(Packet::ConnAck(answer))) if !answer.session_present => {
-                        again.try_subscribe("#", QoS::AtLeastOnce).expect("room for a request");
+                        again.try_subscribe(&all, QoS::AtLeastOnce).expect("room for a request");
                     }
                     Ok(Event::Incoming(Packet::SubAck(_))) => {
                         *subscribed.lock().expect("no panic") = true;
