@@ -45,7 +45,8 @@ fn within<T>(awaited: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 
 fn weir_to(broker: SocketAddr, settings: &str) -> Weir {
     Weir::start_with(&format!(
-        "delivery = {{ kind = \"mqtt\", mqtt = {{ url = \"mqtt://{broker}\", {settings} }} }}"
+        "limits = {{ instance_qps = 100000, burst = 100000 }}\n\
+         delivery = {{ kind = \"mqtt\", mqtt = {{ url = \"mqtt://{broker}\", {settings} }} }}"
     ))
 }
 
