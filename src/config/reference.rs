@@ -4,7 +4,7 @@
 mod delivery;
 mod ports;
 
-use delivery::{DELIVERY, EMBEDDED};
+use delivery::{DELIVERY, EMBEDDED, MQTT};
 use ports::{HTTP, LOG, OPS, TLS};
 
 /// A table of the file.
@@ -86,6 +86,12 @@ pub const REFERENCE: &[Section] = &[
     section("journal", "The segment logs.", JOURNAL),
     section("delivery", "From the journal to the broker.", DELIVERY),
     section("delivery.embedded", "The embedded broker, where devices connect.", EMBEDDED),
+    section(
+        "delivery.mqtt",
+        "A broker elsewhere, with kind \"mqtt\"; then there is no delivery.embedded and no device \
+         of an instance.",
+        MQTT,
+    ),
     section("ledger", "What was billed.", LEDGER),
     section("accounts[]", "An account: it owns instances and access keys.", ACCOUNTS),
     section(

@@ -36,6 +36,7 @@ pub trait Broker: Send + Sync + 'static {
     /// Messages of one topic arrive in the order of the calls. A caller holds at most
     /// [`WINDOW_MESSAGES_MAX`] open tickets. Dropping one withdraws its message, unless it is on
     /// its way already. By default one message is published at a time.
+    #[expect(clippy::async_yields_async, reason = "a ticket is for later")]
     fn hand_over(&self, message: &Message) -> impl Future<Output = Ticket> + Send {
         async { Ticket::settled(self.publish(message).await) }
     }

@@ -143,9 +143,12 @@ impl Broker for MqttBroker {
         let (settler, ticket) = oneshot::channel();
         let topic = Bytes::from(self.template.topic(message));
         let parcel = Parcel { message: message.clone(), topic, settler };
-        match self.lane(message).map(|lane| lane.try_send(parcel)) {
-            Some(Ok(())) => Ticket::open(ticket),
-            Some(Err(_)) | None => Ticket::settled(Err(PublishError::Unavailable)),
+        let Some(lane) = self.lane(message) else {
+            return Ticket::settled(Err(PublishError::Unavailable));
+        };
+        match lane.try_send(parcel) {
+            Ok(()) => Ticket::open(ticket),
+            Err(_) => Ticket::settled(Err(PublishError::Unavailable)),
         }
     }
 }

@@ -305,7 +305,7 @@ async fn a_withdrawn_message_is_not_sent_and_a_stop_says_disconnect() {
     assert_eq!(payload, "1");
     connection.puback(id, Answer::Taken).await;
     assert_eq!(within(kept).await, Ok(()));
-    let (ended, ()) = tokio::join!(connection.to_the_end(), rig.broker.shutdown(PATIENCE));
+    let (ended, ()) = tokio::join!(connection.rest(), rig.broker.shutdown(PATIENCE));
     assert_eq!(ended, [0xE0, 0]);
     let after = rig.broker.publish(&numbered(2)).await;
     assert_eq!(after, Err(PublishError::Unavailable));
@@ -319,7 +319,8 @@ async fn a_topic_keeps_to_its_connection_and_topics_share_them_out() {
     for _ in 0..4 {
         connections.push(broker.accept(&v5(&[])).await);
     }
-    let lane_of = |topic: usize| rig.broker.lane(&message(&format!("TopicA/{topic}"), b"")).unwrap();
+    let lane_of =
+        |topic: usize| rig.broker.lane(&message(&format!("TopicA/{topic}"), b"")).unwrap();
     assert!((0..40).all(|topic| lane_of(topic).same_channel(lane_of(topic))));
     let used = |lane: &mpsc::Sender<Parcel>| (0..40).any(|topic| lane_of(topic).same_channel(lane));
     assert!(rig.broker.lanes.iter().all(used));

@@ -148,7 +148,7 @@ impl Connection {
     }
 
     /// Everything up to the end of the connection.
-    pub(super) async fn to_the_end(mut self) -> Vec<u8> {
+    pub(super) async fn rest(mut self) -> Vec<u8> {
         let mut rest = self.inbound.to_vec();
         within(self.stream.read_to_end(&mut rest)).await.unwrap();
         rest
