@@ -61,7 +61,7 @@ fn setting(variable: &str, normal: u32) -> u32 {
     std::env::var(variable).map_or(normal, |text| text.parse().expect("a number"))
 }
 
-/// Messages flow, the broker is killed and comes back: nobody who sends is told, everything arrives.
+/// Messages flow, the broker is killed and comes back: no caller is told, everything arrives.
 fn survives_an_outage(mut broker: Server, version: &str) {
     let rate = setting("WEIR_OUTAGE_RATE", 400);
     let outage = Duration::from_secs(setting("WEIR_OUTAGE_SECONDS", 3).into());

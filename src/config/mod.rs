@@ -164,16 +164,7 @@ fn check(file: File) -> Result<Config, String> {
             Duration::from_secs(1),
             RETENTION_MAX,
         )?,
-        reconnect_grace: match file.delivery.reconnect_grace {
-            // An external broker keeps what it takes, whoever is connected to it.
-            None if mqtt.is_some() => Duration::ZERO,
-            given => within(
-                "delivery.reconnect_grace",
-                given.unwrap_or(RECONNECT_GRACE),
-                Duration::ZERO,
-                RECONNECT_GRACE_MAX,
-            )?,
-        },
+        reconnect_grace: reconnect_grace(&file.delivery)?,
         dead_letters_kept: within(
             "delivery.dead_letters_kept",
             file.delivery.dead_letters_kept,
@@ -249,6 +240,19 @@ fn device_limits(file: &File) -> Result<delivery::embedded::Limits, String> {
         )?,
         ..delivery::embedded::Limits::default()
     })
+}
+
+fn reconnect_grace(delivery: &file::Delivery) -> Result<Duration, String> {
+    match delivery.reconnect_grace {
+        // An external broker keeps what it takes, whoever is connected to it.
+        None if delivery.mqtt.is_some() => Ok(Duration::ZERO),
+        given => within(
+            "delivery.reconnect_grace",
+            given.unwrap_or(RECONNECT_GRACE),
+            Duration::ZERO,
+            RECONNECT_GRACE_MAX,
+        ),
+    }
 }
 
 /// Two listeners on one address, or no place for data, would only be found out while starting.
