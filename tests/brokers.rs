@@ -2,6 +2,7 @@
 //! they go away.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "an outage by hand is measured")]
 
 #[path = "brokers/listener.rs"]
 mod listener;

@@ -18,12 +18,15 @@ fn tool(path: &str) -> PathBuf {
     file
 }
 
+/// How a broker is started in a folder, on a port.
+type Start = dyn Fn(&Path, u16) -> Command;
+
 /// A broker that can be ended and started again, with what it has on disk.
 pub(crate) struct Server {
     name: &'static str,
     folder: TempDir,
     port: u16,
-    command: Box<dyn Fn(&Path, u16) -> Command>,
+    command: Box<Start>,
     /// Runs beside it, for as long.
     _beside: Option<Owned>,
     running: Option<(Owned, Lines)>,
