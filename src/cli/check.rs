@@ -46,12 +46,16 @@ pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> Result<(), Fa
 }
 
 fn summary(name: &str, config: &Config) -> String {
+    let devices = config.mqtt.as_ref().map_or_else(
+        || config.broker.listen.to_string(),
+        |mqtt| format!("at the broker {}", mqtt.address),
+    );
     let mut text = format!(
         "{name} is good\n  data       {}\n  http       {}\n  devices    {}\n  ops        {}\n  \
          shards     {}\n  keys       {}\n",
         config.data_dir.display(),
         config.http_listen,
-        config.broker.listen,
+        devices,
         config.ops_listen,
         config.journal.shards,
         config.admission.access_keys.len(),

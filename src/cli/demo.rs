@@ -1,5 +1,6 @@
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -136,7 +137,11 @@ impl Demo {
     /// What a newcomer pastes: ways to subscribe, and ways to send.
     pub(super) fn greeting(&self, at: Addresses) -> Result<String, Failure> {
         let Addresses { http, devices, ops, .. } = at;
-        let password = device_password(CLIENT_ID, &Secret::new(self.secret.clone()));
+        let devices = devices.map(|devices| self.device_lines(devices));
+        let (devices, subscribe) = devices.unwrap_or_else(|| {
+            let said = "at the broker of delivery.mqtt.url".to_owned();
+            (said, "Subscribe there, in a second terminal.".to_owned())
+        });
         let url = self.signed_url(at)?;
         let Self { access_key_id, secret, instance, topic } = self;
         let program = std::env::args().next().unwrap_or_else(|| "weir".to_owned());
@@ -147,19 +152,29 @@ impl Demo {
              secret       {secret}\n  \
              instance     {instance}\n  \
              topic        {topic}\n  \
-             devices      mqtt://{devices}\n  \
+             devices      {devices}\n  \
              metrics      http://{ops}/metrics\n\n\
-             Subscribe, in a second terminal:\n\n  \
-             mosquitto_sub -h {} -p {} -i '{CLIENT_ID}' -u 'Signature|{access_key_id}|{instance}' \
-             -P '{password}' -q 1 -v -t '{topic}/#'\n\n\
+             {subscribe}\n\n\
              Send, in a third:\n\n  \
              {program} send 'hello'\n\n\
              or without weir's own sender (signed for one use within 15 minutes):\n\n  \
              curl '{url}'\n\n\
-             The key is kept in {FILE}. Stop with ctrl-C.\n\n",
+             The key is kept in {FILE}. Stop with ctrl-C.\n\n"
+        ))
+    }
+
+    /// Where devices connect, and how one subscribes.
+    fn device_lines(&self, devices: SocketAddr) -> (String, String) {
+        let password = device_password(CLIENT_ID, &Secret::new(self.secret.clone()));
+        let Self { access_key_id, instance, topic, .. } = self;
+        let subscribe = format!(
+            "Subscribe, in a second terminal:\n\n  \
+             mosquitto_sub -h {} -p {} -i '{CLIENT_ID}' -u 'Signature|{access_key_id}|{instance}' \
+             -P '{password}' -q 1 -v -t '{topic}/#'",
             devices.ip(),
             devices.port(),
-        ))
+        );
+        (format!("mqtt://{devices}"), subscribe)
     }
 
     fn signed_url(&self, at: Addresses) -> Result<String, Failure> {

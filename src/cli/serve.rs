@@ -81,7 +81,7 @@ pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
         tracing::info!(
             version = VERSION,
             http = %at.http,
-            devices = %at.devices,
+            devices = shown(at.devices),
             devices_tls = shown(at.links.tls),
             devices_websocket = shown(at.links.websocket),
             devices_tls_websocket = shown(at.links.tls_websocket),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Value;
 
 use super::device_links::DeviceTls;
+use super::mqtt::Mqtt;
 use super::ports::Log;
 use super::tls::Tls;
 use crate::delivery::embedded;
@@ -185,13 +186,13 @@ pub(super) struct Delivery {
     pub(super) kind: String,
     #[serde(deserialize_with = "duration")]
     pub(super) retention: Duration,
-    #[serde(deserialize_with = "duration")]
-    pub(super) reconnect_grace: Duration,
+    #[serde(deserialize_with = "some_duration")]
+    pub(super) reconnect_grace: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(super) dead_letters_kept: Duration,
     pub(super) backlog_max: ByteSize,
-    pub(super) embedded: Embedded,
-    pub(super) mqtt: Option<Value>,
+    pub(super) embedded: Written<Embedded>,
+    pub(super) mqtt: Option<Mqtt>,
 }
 
 impl Default for Delivery {
@@ -199,10 +200,10 @@ impl Default for Delivery {
         Self {
             kind: "embedded".into(),
             retention: Duration::from_secs(72 * 3_600),
-            reconnect_grace: Duration::from_secs(5),
+            reconnect_grace: None,
             dead_letters_kept: Duration::from_secs(30 * 24 * 3_600),
             backlog_max: ByteSize::gib(16),
-            embedded: Embedded::default(),
+            embedded: Written::default(),
             mqtt: None,
         }
     }
@@ -292,7 +293,38 @@ pub(super) struct Device {
     pub(super) password_file: Option<PathBuf>,
 }
 
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+/// A section that knows whether the file has it.
+#[derive(Default)]
+pub(super) struct Written<T> {
+    section: T,
+    is_given: bool,
+}
+
+impl<T> Written<T> {
+    pub(super) const fn is_given(&self) -> bool {
+        self.is_given
+    }
+}
+
+impl<T> std::ops::Deref for Written<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.section
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Written<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { section: T::deserialize(deserializer)?, is_given: true })
+    }
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
+pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text).map_err(|error| {
         serde::de::Error::custom(format!("{error}: write a duration like \"3s\" or \"500ms\""))

@@ -4,6 +4,7 @@
 
 mod device_links;
 mod file;
+mod mqtt;
 mod ports;
 mod reference;
 mod tenancy;
@@ -24,6 +25,8 @@ use file::File;
 
 /// A full drain notice; longer than any balancer's probe needs.
 const DRAIN_NOTICE_MAX: Duration = Duration::from_secs(60);
+/// How long devices are waited for after a start, if nothing is said.
+const RECONNECT_GRACE: Duration = Duration::from_secs(5);
 /// Longest wait for devices after a start.
 const RECONNECT_GRACE_MAX: Duration = Duration::from_secs(60);
 /// Longest a message may wait for the broker.
@@ -78,10 +81,12 @@ pub struct Config {
     pub journal: journal::Config,
     /// The usage rows.
     pub ledger: ledger::Config,
-    /// The embedded broker.
+    /// The embedded broker; not started if there is one elsewhere.
     pub broker: delivery::embedded::Config,
     /// Its listeners with TLS or WebSocket. Default none.
     pub device_links: delivery::embedded::links::Config,
+    /// The broker elsewhere, with `delivery.kind = "mqtt"`.
+    pub mqtt: Option<delivery::mqtt::Config>,
 }
 
 /// Where a weir is found, and whose it is.
@@ -166,6 +171,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn check(file: File) -> Result<Config, String> {
     refuse_unsupported(&file)?;
+    let mqtt = mqtt::check(&file)?;
     check_places(&file)?;
     let shards = shards(file.shard.count)?;
     let tenancy = tenancy::check(&file)?;
@@ -182,12 +188,7 @@ fn check(file: File) -> Result<Config, String> {
             Duration::from_secs(1),
             RETENTION_MAX,
         )?,
-        reconnect_grace: within(
-            "delivery.reconnect_grace",
-            file.delivery.reconnect_grace,
-            Duration::ZERO,
-            RECONNECT_GRACE_MAX,
-        )?,
+        reconnect_grace: reconnect_grace(&file.delivery)?,
         dead_letters_kept: within(
             "delivery.dead_letters_kept",
             file.delivery.dead_letters_kept,
@@ -225,6 +226,7 @@ fn check(file: File) -> Result<Config, String> {
         },
         device_links: device_links::check(&file.delivery.embedded)?,
         broker: broker(&file.delivery, limits, tenancy.device_keys, tenancy.device_instances)?,
+        mqtt,
         data_dir: file.data_dir,
     })
 }
@@ -275,6 +277,19 @@ fn device_limits(file: &File) -> Result<delivery::embedded::Limits, String> {
     })
 }
 
+fn reconnect_grace(delivery: &file::Delivery) -> Result<Duration, String> {
+    match delivery.reconnect_grace {
+        // An external broker keeps what it takes, whoever is connected to it.
+        None if delivery.mqtt.is_some() => Ok(Duration::ZERO),
+        given => within(
+            "delivery.reconnect_grace",
+            given.unwrap_or(RECONNECT_GRACE),
+            Duration::ZERO,
+            RECONNECT_GRACE_MAX,
+        ),
+    }
+}
+
 /// Two listeners on one address, or no place for data, would only be found out while starting.
 fn check_places(file: &File) -> Result<(), String> {
     if file.data_dir.as_os_str().is_empty() {
@@ -293,6 +308,10 @@ fn check_places(file: &File) -> Result<(), String> {
         ("delivery.embedded.listen", embedded.listen),
     ];
     listeners.extend(links.into_iter().filter_map(|(key, listen)| Some((key, listen?))));
+    if file.delivery.mqtt.is_some() {
+        // With a broker elsewhere there is no listener for devices.
+        listeners.truncate(2);
+    }
     for (at, (key, address)) in listeners.iter().enumerate() {
         let same = |(_, other): &&(&str, SocketAddr)| other == address && address.port() != 0;
         if let Some((other, _)) = listeners[at + 1..].iter().find(same) {
@@ -338,15 +357,10 @@ fn wire(file: &File) -> Result<wire::Config, String> {
 /// Keys of a later weir, named so that nobody believes that they do something.
 fn refuse_unsupported(file: &File) -> Result<(), String> {
     let users = file.accounts.iter().any(|account| account.users.is_some());
-    let later = [("delivery.mqtt", file.delivery.mqtt.is_some()), ("accounts.users", users)];
-    if let Some((key, _)) = later.into_iter().find(|(_, given)| *given) {
-        return Err(format!("{key} is not supported yet: remove it"));
+    if users {
+        return Err("accounts.users is not supported yet: remove it".into());
     }
-    match file.delivery.kind.as_str() {
-        "embedded" => Ok(()),
-        "mqtt" => Err("delivery.kind \"mqtt\" is not supported yet: use \"embedded\"".into()),
-        other => Err(format!("delivery.kind is \"{other}\"; it is \"embedded\"")),
-    }
+    Ok(())
 }
 
 fn drain_notice(given: Duration) -> Result<Duration, String> {

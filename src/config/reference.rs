@@ -4,7 +4,7 @@
 mod delivery;
 mod ports;
 
-use delivery::{DELIVERY, DEVICE_TLS, EMBEDDED};
+use delivery::{DELIVERY, DEVICE_TLS, EMBEDDED, MQTT};
 use ports::{HTTP, LOG, OPS, TLS};
 
 /// A table of the file.
@@ -87,6 +87,12 @@ pub const REFERENCE: &[Section] = &[
     section("delivery", "From the journal to the broker.", DELIVERY),
     section("delivery.embedded", "The embedded broker, where devices connect.", EMBEDDED),
     section("delivery.embedded.tls", "TLS 1.2 and 1.3 for devices; see http.tls.", DEVICE_TLS),
+    section(
+        "delivery.mqtt",
+        "A broker elsewhere, with kind \"mqtt\"; then there is no delivery.embedded and no device \
+         of an instance.",
+        MQTT,
+    ),
     section("ledger", "What was billed.", LEDGER),
     section("accounts[]", "An account: it owns instances and access keys.", ACCOUNTS),
     section(

@@ -173,6 +173,10 @@ pub(super) struct Source<'f> {
 }
 
 impl Source<'_> {
+    pub(super) const fn is_given(&self) -> bool {
+        self.plain.is_some() || self.env.is_some() || self.file.is_some()
+    }
+
     pub(super) fn read(&self) -> Result<String, String> {
         let Self { key, name, .. } = self;
         let secret = match (self.plain, self.env, self.file) {

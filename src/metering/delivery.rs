@@ -33,6 +33,10 @@ pub struct DeliveryMetrics {
     pub oldest: Gauge,
     /// From the publish to the broker taking over, in seconds.
     pub ack: Histogram,
+    /// Open connections to an external broker.
+    pub connections: IntGauge,
+    /// Connections to an external broker that were lost.
+    pub disconnects: IntCounter,
 }
 
 impl DeliveryMetrics {
@@ -87,6 +91,14 @@ impl DeliveryMetrics {
                 "Time from a publish to the broker taking it over.",
                 &ACK_BUCKETS,
             )))?,
+            connections: gauge(
+                "weir_delivery_broker_connections",
+                "Open connections to the external broker; 0 with the embedded one.",
+            )?,
+            disconnects: counter(
+                "weir_delivery_broker_disconnects_total",
+                "Connections to the external broker that were lost.",
+            )?,
         })
     }
 }

@@ -15,7 +15,10 @@ use crate::admission::{self, Admission, FingerprintKey, Sources};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::embedded::{EmbeddedBroker, links};
-use crate::delivery::{Broker, Courier, Cursors, DEAD_LETTERS, DeadLetters, Post, Progress};
+use crate::delivery::mqtt::MqttBroker;
+use crate::delivery::{
+    Broker, Courier, Cursors, DEAD_LETTERS, DeadLetters, Outlet, Post, Progress, mqtt,
+};
 use crate::journal::{
     DirectoryLock, Disk, Environment, Journal, JournalError, Writer, system_salts,
 };
@@ -102,7 +105,7 @@ pub async fn start(
     let (opened, ledger, cursors) = recovery.run(ledger(&config)?).await?;
     let clerk = clerk(ledger, &opened.journal, config.ledger, &clock, &meters)?;
     let delivery = Delivery::start(&config, &clock, &meters, &opened.journal, cursors).await?;
-    ops.devices.show(Arc::new(devices::Embedded(Arc::clone(&delivery.broker))));
+    ops.devices.show(Arc::new(devices::Listed(Arc::clone(&delivery.broker))));
     let (queue, intakes) = Queue::new(config.queue, &meters.queue);
     let shards = shards(config.shard, intakes, opened.writers, &meters.billing)?;
     let (poison, poisoned) = watch::channel(false);
@@ -169,11 +172,11 @@ fn ledger(config: &Config) -> Result<Ledger, StartError> {
 
 fn addresses(
     http: SocketAddr,
-    broker: &EmbeddedBroker,
+    broker: &Outlet,
     links: links::Addresses,
     ops: SocketAddr,
 ) -> Addresses {
-    Addresses { http, devices: broker.local_addr(), links, ops }
+    Addresses { http, devices: broker.devices(), links, ops }
 }
 
 fn old_letters(config: &Config, clock: &Arc<dyn Clock>, meters: &Meters) -> OldLetters {
@@ -233,7 +236,7 @@ fn admission(
 
 /// The broker, and the couriers on their way to it.
 struct Delivery {
-    broker: Arc<EmbeddedBroker>,
+    broker: Arc<Outlet>,
     links: links::Addresses,
     cursors: Cursors,
     couriers: JoinHandle<()>,
@@ -249,11 +252,20 @@ impl Delivery {
         journal: &Journal,
         cursors: Cursors,
     ) -> Result<Self, StartError> {
-        let (settings, folder) = (&config.broker, &config.data_dir);
-        let broker =
-            EmbeddedBroker::start(settings, folder, Arc::clone(clock), &meters.devices).await?;
+        let (broker, links) = match &config.mqtt {
+            Some(elsewhere) => {
+                let broker = mqtt_broker(elsewhere, config, clock, meters, journal)?;
+                (Outlet::Mqtt(broker), links::Addresses::default())
+            }
+            None => {
+                let (settings, folder) = (&config.broker, &config.data_dir);
+                let (ours, metrics) = (Arc::clone(clock), &meters.devices);
+                let embedded = EmbeddedBroker::start(settings, folder, ours, metrics).await?;
+                let links = open_links(&embedded, config, clock, meters).await?;
+                (Outlet::Embedded(Box::new(embedded)), links)
+            }
+        };
         let broker = Arc::new(broker);
-        let links = open_links(&broker, config, clock, meters).await?;
         let dead_letters = in_dir(&config.data_dir, DEAD_LETTERS, DeadLetters::open)?;
         let post = Arc::new(Post {
             broker: Arc::clone(&broker),
@@ -285,16 +297,29 @@ async fn open_links(
     Ok(broker.open_links(&config.broker, links, server, clock).await?)
 }
 
+fn mqtt_broker(
+    elsewhere: &mqtt::Config,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    meters: &Meters,
+    journal: &Journal,
+) -> Result<MqttBroker, StartError> {
+    // A courier a stream, and one for what is requeued.
+    let couriers = journal.streams().len() + 1;
+    let (folder, metrics) = (&config.data_dir, &meters.delivery);
+    Ok(MqttBroker::start(elsewhere.clone(), folder, couriers, clock, metrics)?)
+}
+
 type Couriers = (JoinHandle<()>, Vec<Arc<Progress>>);
 
 /// Couriers of former generations end before the next generation's begin, so that a topic's order
 /// holds across a change of the shard count.
 fn couriers(
-    post: &Arc<Post<EmbeddedBroker>>,
+    post: &Arc<Post<Outlet>>,
     journal: &Journal,
     cursors: &Cursors,
 ) -> Result<Couriers, JournalError> {
-    let mut generations: Vec<(u32, Vec<Courier<EmbeddedBroker>>)> = vec![];
+    let mut generations: Vec<(u32, Vec<Courier<Outlet>>)> = vec![];
     let mut progress = vec![];
     for stream in journal.streams() {
         // What was trimmed had been delivered: a missing cursor stands at the first that is left.

@@ -2,17 +2,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::delivery::embedded::EmbeddedBroker;
+use crate::delivery::Outlet;
 use crate::ops::{DeviceQuery, Devices};
 
-/// The devices of the embedded broker, as the ops port shows them.
-pub(super) struct Embedded(pub(super) Arc<EmbeddedBroker>);
+/// The devices of the embedded broker, as the ops port shows them; none if it is elsewhere.
+pub(super) struct Listed(pub(super) Arc<Outlet>);
 
 #[async_trait]
-impl Devices for Embedded {
+impl Devices for Listed {
     async fn page(&self, query: &DeviceQuery) -> Option<String> {
         let DeviceQuery { instance, after, devices_max } = query;
-        let page = self.0.devices(instance, after.as_deref(), *devices_max).await?;
+        let Outlet::Embedded(broker) = &*self.0 else { return None };
+        let page = broker.devices(instance, after.as_deref(), *devices_max).await?;
         serde_json::to_string(&page).ok()
     }
 }

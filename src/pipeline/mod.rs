@@ -21,8 +21,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::delivery::embedded::EmbeddedBroker;
-use crate::delivery::{CursorsError, embedded};
+use crate::delivery::{CursorsError, Outlet, embedded, mqtt};
 use crate::journal::{DirectoryLock, Journal, JournalError, LockError};
 use crate::ledger::{ClerkHandle, FollowError, LedgerError};
 use crate::metering::MeteringError;
@@ -95,6 +94,9 @@ pub enum StartError {
     /// The embedded broker did not start.
     #[error(transparent)]
     Broker(#[from] embedded::StartError),
+    /// The client id for the external broker cannot be kept.
+    #[error(transparent)]
+    ClientId(#[from] mqtt::StartError),
     /// Metric names clash: a bug.
     #[error(transparent)]
     Metering(#[from] MeteringError),
@@ -108,8 +110,8 @@ pub enum StartError {
 pub struct Addresses {
     /// Calls.
     pub http: SocketAddr,
-    /// Devices.
-    pub devices: SocketAddr,
+    /// Devices, unless their broker is elsewhere.
+    pub devices: Option<SocketAddr>,
     /// Devices that come over TLS or WebSocket.
     pub links: embedded::links::Addresses,
     /// Health and metrics.
@@ -130,7 +132,7 @@ pub struct Running {
     requeued: Requeued,
     clerk: ClerkHandle,
     upkeep: Upkeep,
-    broker: Arc<EmbeddedBroker>,
+    broker: Arc<Outlet>,
     ops: JoinHandle<()>,
     certificates: JoinHandle<()>,
     access: Option<AccessWriter>,

@@ -30,7 +30,7 @@ and what is required in them have to be there.
 ";
 
 /// Tables that change what weir does by being there.
-const LEFT_OUT: [&str; 3] = ["http.tls", "ops.tls", "delivery.embedded.tls"];
+const LEFT_OUT: [&str; 4] = ["http.tls", "ops.tls", "delivery.embedded.tls", "delivery.mqtt"];
 /// Keys that are refused beside another's default.
 const COMMENTED: [&str; 2] = ["access_sample", "access_bytes_max"];
 

@@ -27,7 +27,7 @@ struct Running {
 #[derive(Deserialize)]
 struct Addresses {
     http: SocketAddr,
-    devices: SocketAddr,
+    devices: Option<SocketAddr>,
     devices_tls: Option<SocketAddr>,
     devices_websocket: Option<SocketAddr>,
     devices_tls_websocket: Option<SocketAddr>,
@@ -81,8 +81,8 @@ impl Weir {
     }
 
     /// Where devices connect.
-    pub(crate) const fn devices(&self) -> SocketAddr {
-        self.running.at.devices
+    pub(crate) fn devices(&self) -> SocketAddr {
+        self.running.at.devices.expect("weir has a broker of its own")
     }
 
     /// Where devices connect besides.
@@ -120,6 +120,20 @@ impl Weir {
     /// Where metrics and health are.
     pub(crate) const fn ops(&self) -> SocketAddr {
         self.running.at.ops
+    }
+
+    /// Whether `/readyz` says 200.
+    pub(crate) fn is_ready(&self) -> bool {
+        try_get(self.ops(), "/readyz").is_ok()
+    }
+
+    /// Memory it has in use, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let file = format!("/proc/{}/status", self.running.process.0.id());
+        let status = std::fs::read_to_string(file).expect("it runs");
+        let shown = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = shown.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
+        kib.expect("Linux shows it")
     }
 
     /// The configuration file it runs from.
@@ -244,7 +258,12 @@ fn config(folder: &Path, settings: &str) -> String {
         folder = folder.display(),
     );
     let mut file: Table = base.parse().expect("the base is TOML");
-    merge(&mut file, settings.parse().expect("the test's settings are TOML"));
+    let settings: Table = settings.parse().expect("the test's settings are TOML");
+    if settings.get("delivery").is_some_and(|delivery| delivery.get("kind").is_some()) {
+        // With a broker elsewhere weir refuses a listener for devices.
+        file.remove("delivery");
+    }
+    merge(&mut file, settings);
     file.to_string()
 }
 
@@ -262,6 +281,11 @@ fn merge(file: &mut Table, settings: Table) {
 
 /// The body of a plain GET.
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
+    try_get(address, path).unwrap_or_else(|answer| panic!("GET {path} of {address}: {answer}"))
+}
+
+/// The body of a plain GET that is answered with 200, or what came instead.
+fn try_get(address: SocketAddr, path: &str) -> Result<String, String> {
     let asked = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -270,9 +294,9 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> String {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    let answer = asked().unwrap_or_else(|error| panic!("GET {path} of {address}: {error}"));
+    let answer = asked().map_err(|error| error.to_string())?;
     match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200") => body.to_owned(),
-        _ => panic!("GET {path} of {address} answers\n{answer}"),
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
+        _ => Err(answer),
     }
 }

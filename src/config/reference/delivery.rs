@@ -1,10 +1,11 @@
 //! The way to devices.
 
 use super::ports::TLS;
-use super::{ADDRESS, DURATION, INTEGER, Key, SIZE, key};
+use super::{ADDRESS, DURATION, FILE, INTEGER, Key, SIZE, TEXT, key};
 
 pub(super) const DELIVERY: &[Key] = &[
-    key("kind", "\"embedded\"", "The broker: weir's own.").or("\"embedded\""),
+    key("kind", "\"embedded\" or \"mqtt\"", "The broker: weir's own, or the one of delivery.mqtt.")
+        .or("\"embedded\""),
     key(
         "retention",
         DURATION,
@@ -17,7 +18,7 @@ pub(super) const DELIVERY: &[Key] = &[
         "reconnect_grace",
         DURATION,
         "How long what a former process left undelivered waits for \
-         devices to come back.",
+         devices to come back; not with kind \"mqtt\".",
     )
     .or("\"5s\"")
     .within("\"0s\"", "\"60s\""),
@@ -65,4 +66,51 @@ pub(super) const DEVICE_TLS: &[Key] = &[
     TLS[1],
     TLS[2],
     TLS[3],
+];
+
+pub(super) const MQTT: &[Key] = &[
+    key("url", TEXT, "mqtt://host:port or mqtts://host:port; without a port 1883 or 8883.")
+        .such_as("\"mqtt://broker.example.com:1883\""),
+    key(
+        "protocol",
+        "\"auto\", \"5\" or \"3.1.1\"",
+        "The version of MQTT; auto is 5, and 3.1.1 with a broker that does not know it.",
+    )
+    .or("\"auto\"")
+    .such_as("\"5\""),
+    key("user", TEXT, "Who weir is to the broker; without it, nobody.").such_as("\"weir\""),
+    key("password", TEXT, "The user's password; at most one of the three."),
+    key("password_env", TEXT, "The environment variable that holds it."),
+    key("password_file", FILE, "The file that holds it; a line break at its end is no part of it."),
+    key(
+        "client_id",
+        TEXT,
+        "1 to 256 bytes; without it one made at the first start and kept in data_dir. Several \
+         connections add x1, x2 and so on.",
+    )
+    .such_as("\"weir-1\""),
+    key("topic", TEXT, "The topic at the broker, from {instance} and {topic}.")
+        .or("\"{instance}/{topic}\"")
+        .such_as("\"site/{topic}\""),
+    key(
+        "keep_alive",
+        DURATION,
+        "Whole seconds; a broker that is silent for half as long again is given up.",
+    )
+    .or("\"20s\"")
+    .within("\"1s\"", "\"65535s\""),
+    key("connections", INTEGER, "Connections; a topic keeps to one of them.")
+        .or("1")
+        .within("1", "16"),
+    key("in_flight_max", INTEGER, "Messages of a connection without a PUBACK.")
+        .or("1000")
+        .within("1", "32767"),
+    key(
+        "ca_file",
+        FILE,
+        "With mqtts: PEM of who signs the broker's certificate; without it whom \
+                          the system trusts.",
+    ),
+    key("cert_file", FILE, "With mqtts: PEM of a client certificate and its chain."),
+    key("key_file", FILE, "With mqtts: PEM of the client certificate's key."),
 ];

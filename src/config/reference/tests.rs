@@ -39,6 +39,11 @@ fn around(path: &str) -> Table {
     if let Some((_, more)) = CERTIFIED.iter().find(|(certified, _)| *certified == table) {
         put(&mut file, table, Value::Table((certified() + more).parse().unwrap()));
     }
+    if table == "delivery.mqtt" {
+        put(&mut file, "delivery.kind", toml_value("\"mqtt\""));
+        put(&mut file, "delivery.mqtt.url", toml_value("\"mqtt://broker\""));
+        put(&mut file, "instances[].devices", toml_value("[]"));
+    }
     for (_, other, value) in NEEDS.iter().filter(|(needy, ..)| *needy == path) {
         put(&mut file, other, toml_value(value));
     }

@@ -1,0 +1,361 @@
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::backoff::Backoff;
+use super::config::Config;
+use super::dial::{self, Io, Opened};
+use super::in_flight::{InFlight, Rewound, STRIKES_MAX};
+use super::packet::{self, Granted, Malformed, Received, Verdict, Version};
+use crate::clock::Clock;
+use crate::delivery::broker::{PublishError, RefusedBy};
+use crate::message::Message;
+use crate::metering::DeliveryMetrics;
+
+/// Bytes that wait for the socket before no more messages are written out.
+const OUTBOUND_BYTES_MAX: usize = 256 * 1024;
+/// A connection that the broker closes this soon after a message may be closed for its sake.
+const BLAMED_WITHIN: Duration = Duration::from_secs(5);
+/// A connection that was good for this long is made again without much waiting.
+const STEADY_AFTER: Duration = Duration::from_secs(10);
+/// How long the last DISCONNECT may take.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A message on its way to the broker, and who waits for the broker's word.
+pub(super) struct Parcel {
+    pub(super) message: Message,
+    pub(super) topic: Bytes,
+    pub(super) settler: oneshot::Sender<Result<(), PublishError>>,
+}
+
+/// One connection to the broker, made again whenever it is lost.
+pub(super) struct Lane {
+    pub(super) config: Arc<Config>,
+    pub(super) client_id: String,
+    pub(super) intake: mpsc::Receiver<Parcel>,
+    pub(super) table: InFlight<Parcel>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: DeliveryMetrics,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// How a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("weir stops")]
+    Stopped,
+    #[error("the broker closed it")]
+    Closed,
+    #[error("{0}")]
+    Failed(io::Error),
+    #[error("the broker says {0}")]
+    Told(String, bool),
+    #[error("nothing was heard for {0:?}, one and a half keep-alives")]
+    Silent(Duration),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// What a step has waited for.
+enum Happened {
+    Read(io::Result<usize>),
+    Wrote(io::Result<usize>),
+    Handed(Parcel),
+    Nothing,
+}
+
+/// What a lane knows of its open connection.
+struct Session {
+    reader: ReadHalf<Box<dyn Io>>,
+    writer: WriteHalf<Box<dyn Io>>,
+    inbound: BytesMut,
+    outbound: BytesMut,
+    unflushed: bool,
+    version: Version,
+    granted: Granted,
+    keep_alive: Duration,
+    heard: Instant,
+    pinged: Instant,
+    published: Option<Instant>,
+    /// No message goes out before then: the broker has said that it is too much.
+    paused_until: Option<Instant>,
+    pauses: Backoff,
+}
+
+impl Lane {
+    /// Carries messages until it is told to stop.
+    pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        let mut complained = None;
+        while !*self.stop.borrow() {
+            let dialled = tokio::select! {
+                dialled = dial::dial(&self.config, &self.client_id) => dialled,
+                _ = self.stop.wait_for(|stop| *stop) => return,
+            };
+            match dialled {
+                Ok(opened) => {
+                    complained = None;
+                    let version = opened.version;
+                    tracing::info!(
+                        broker = %self.config.address, ?version, client_id = %self.client_id,
+                        "connected to the broker"
+                    );
+                    self.metrics.connections.inc();
+                    let lost = self.carry(opened, &mut backoff).await;
+                    self.metrics.connections.dec();
+                    if matches!(lost, Lost::Stopped) {
+                        return;
+                    }
+                    self.count_lost(&lost);
+                }
+                Err(error) => {
+                    // An outage is said once, and again when its reason changes.
+                    let error = error.to_string();
+                    if complained.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            broker = %self.config.address, client_id = %self.client_id, %error,
+                            "no connection to the broker; messages wait in the journal"
+                        );
+                        complained = Some(error);
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.wait()) => {}
+                _ = self.stop.wait_for(|stop| *stop) => {}
+            }
+        }
+    }
+
+    /// Works on one connection until it is lost, and sets the table back.
+    async fn carry(&mut self, opened: Opened, backoff: &mut Backoff) -> Lost {
+        let began = self.clock.now();
+        let mut session = Session::new(opened, self.config.keep_alive, began);
+        let lost = loop {
+            if let Err(lost) = self.step(&mut session, backoff).await {
+                break lost;
+            }
+        };
+        if session.heard.saturating_duration_since(began) >= STEADY_AFTER {
+            backoff.reset();
+        }
+        let right_after = session.published.is_some_and(|published| {
+            self.clock.now().saturating_duration_since(published) <= BLAMED_WITHIN
+        });
+        let blamed = right_after
+            && match &lost {
+                // An answer the codec does not know is as good as none.
+                Lost::Closed | Lost::Failed(_) | Lost::Malformed(_) => true,
+                Lost::Told(_, blamed) => *blamed,
+                Lost::Stopped | Lost::Silent(_) => false,
+            };
+        if matches!(lost, Lost::Stopped) {
+            session.say_farewell().await;
+        }
+        let Rewound { again, poison } = self.table.rewind(blamed);
+        self.metrics.duplicates_possible.inc_by(again as u64);
+        if let Some(parcel) = poison {
+            parcel.settle(Err(RefusedBy::ConnectionClosed { times: STRIKES_MAX }.into()));
+        }
+        lost
+    }
+
+    fn count_lost(&self, lost: &Lost) {
+        self.metrics.disconnects.inc();
+        tracing::warn!(
+            broker = %self.config.address, client_id = %self.client_id, error = %lost,
+            unacknowledged = self.table.len(), "the connection to the broker is lost"
+        );
+    }
+
+    /// Waits for the next thing to happen, and does what follows from it.
+    async fn step(&mut self, session: &mut Session, backoff: &mut Backoff) -> Result<(), Lost> {
+        self.send(session);
+        let limit = self.limit(session);
+        let wait = session.wait(self.clock.now());
+        let Session { reader, writer, inbound, outbound, .. } = session;
+        let has_output = session.unflushed || !outbound.is_empty();
+        let happened = tokio::select! {
+            read = reader.read_buf(inbound) => Happened::Read(read),
+            wrote = write(writer, outbound), if has_output => Happened::Wrote(wrote),
+            Some(parcel) = self.intake.recv(), if self.table.len() < limit => {
+                Happened::Handed(parcel)
+            }
+            () = tokio::time::sleep(wait) => Happened::Nothing,
+            _ = self.stop.wait_for(|stop| *stop) => return Err(Lost::Stopped),
+        };
+        match happened {
+            Happened::Read(read) => {
+                if read.map_err(Lost::Failed)? == 0 {
+                    return Err(Lost::Closed);
+                }
+                session.heard = self.clock.now();
+                while let Some(received) = packet::read(session.version, &mut session.inbound)? {
+                    self.receive(received, session, backoff)?;
+                }
+            }
+            Happened::Wrote(bytes) => session.unflushed = bytes.map_err(Lost::Failed)? > 0,
+            Happened::Handed(parcel) => {
+                self.table.push(parcel);
+                while self.table.len() < limit
+                    && let Ok(parcel) = self.intake.try_recv()
+                {
+                    self.table.push(parcel);
+                }
+            }
+            Happened::Nothing => {}
+        }
+        session.look_at_the_time(self.clock.now())
+    }
+
+    fn limit(&self, session: &Session) -> usize {
+        session.granted.in_flight_messages_max.min(self.config.in_flight_messages_max)
+    }
+
+    /// Writes out what may go out now.
+    fn send(&mut self, session: &mut Session) {
+        let limit = self.limit(session);
+        if session.paused_until.is_some() {
+            return;
+        }
+        while session.outbound.len() < OUTBOUND_BYTES_MAX {
+            let Some(parcel) = self.table.next(limit) else { return };
+            if parcel.settler.is_closed() {
+                self.table.discard();
+                continue;
+            }
+            let (message, topic) = (parcel.message.clone(), parcel.topic.clone());
+            let Some(id) = self.table.send() else { return };
+            match session.publish(id, &message, &topic) {
+                Ok(()) => session.published = Some(self.clock.now()),
+                Err(refused) => {
+                    if let Some(parcel) = self.table.acknowledge(id) {
+                        parcel.settle(Err(refused.into()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn receive(
+        &mut self,
+        received: Received,
+        session: &mut Session,
+        backoff: &mut Backoff,
+    ) -> Result<(), Lost> {
+        match received {
+            Received::Answered(id, Verdict::Later(code)) => {
+                if self.table.postpone(id) {
+                    let wait = session.pauses.wait();
+                    session.paused_until = Some(self.clock.now() + wait);
+                    tracing::warn!(code, ?wait, "the broker asks to send a message later");
+                }
+            }
+            Received::Answered(id, verdict) => {
+                backoff.reset();
+                session.pauses.reset();
+                if let Some(parcel) = self.table.acknowledge(id) {
+                    parcel.settle(match verdict {
+                        Verdict::Never(code) => Err(RefusedBy::ReasonCode(code).into()),
+                        Verdict::Taken | Verdict::Later(_) => Ok(()),
+                    });
+                }
+            }
+            Received::Closing(why, blamed) => return Err(Lost::Told(why, blamed)),
+            Received::Opened(_)
+            | Received::OtherVersion
+            | Received::Refused(_)
+            | Received::Alive => {}
+        }
+        Ok(())
+    }
+}
+
+/// Writes what there is, or flushes what was written (0 bytes); nothing is lost if it is dropped.
+async fn write(writer: &mut WriteHalf<Box<dyn Io>>, outbound: &mut BytesMut) -> io::Result<usize> {
+    if outbound.is_empty() {
+        writer.flush().await.map(|()| 0)
+    } else {
+        writer.write_buf(outbound).await
+    }
+}
+
+impl Parcel {
+    fn settle(self, outcome: Result<(), PublishError>) {
+        // A courier that does not wait any more has given the message up.
+        let _ = self.settler.send(outcome);
+    }
+}
+
+impl Session {
+    fn new(opened: Opened, keep_alive: Duration, now: Instant) -> Self {
+        let (reader, writer) = tokio::io::split(opened.io);
+        // A broker may ask for pings at intervals of its own, and 0 for none: then weir's hold.
+        let asked = opened.granted.keep_alive.filter(|asked| !asked.is_zero());
+        Self {
+            reader,
+            writer,
+            inbound: opened.inbound,
+            outbound: BytesMut::new(),
+            unflushed: false,
+            version: opened.version,
+            granted: opened.granted,
+            keep_alive: asked.unwrap_or(keep_alive),
+            heard: now,
+            pinged: now,
+            published: None,
+            paused_until: None,
+            pauses: Backoff::default(),
+        }
+    }
+
+    fn publish(&mut self, id: u16, message: &Message, topic: &Bytes) -> Result<(), RefusedBy> {
+        let bytes_max = self.granted.packet_bytes_max;
+        packet::publish(self.version, id, topic, message, &self.granted, &mut self.outbound)
+            .map_err(|bytes| RefusedBy::PacketTooLarge { bytes, bytes_max })
+    }
+
+    /// A broker that was not heard for half a keep-alive is asked; that keeps weir's side of the
+    /// keep-alive as well, since whoever is heard has just been sent something.
+    fn ping_at(&self) -> Instant {
+        self.heard.max(self.pinged) + self.keep_alive / 2
+    }
+
+    fn given_up_at(&self) -> Instant {
+        self.heard + self.keep_alive.mul_f64(1.5)
+    }
+
+    /// How long nothing has to be done unless something happens.
+    fn wait(&self, now: Instant) -> Duration {
+        let next = self.ping_at().min(self.given_up_at());
+        let next = self.paused_until.map_or(next, |until| next.min(until));
+        next.saturating_duration_since(now)
+    }
+
+    fn look_at_the_time(&mut self, now: Instant) -> Result<(), Lost> {
+        self.paused_until = self.paused_until.filter(|until| *until > now);
+        if now >= self.given_up_at() {
+            return Err(Lost::Silent(self.keep_alive.mul_f64(1.5)));
+        }
+        if now >= self.ping_at() {
+            self.pinged = now;
+            packet::ping(&mut self.outbound);
+        }
+        Ok(())
+    }
+
+    async fn say_farewell(&mut self) {
+        packet::disconnect(&mut self.outbound);
+        let farewell = async {
+            self.writer.write_all_buf(&mut self.outbound).await?;
+            self.writer.shutdown().await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
+            tracing::debug!(%error, "the broker was not told that weir stops");
+        }
+    }
+}
