@@ -11,6 +11,7 @@ mod filters;
 mod hooks;
 mod inbound;
 pub mod links;
+mod listener;
 mod offers;
 mod publishes;
 mod recipients;
@@ -35,7 +36,6 @@ pub use sign_in::device_password;
 pub use store::{FILE, StoreError};
 
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -44,7 +44,6 @@ use std::time::Duration;
 use rmqtt::codec::types::Publish as Packet;
 use rmqtt::codec::v5::PublishProperties;
 use rmqtt::context::ServerContext;
-use rmqtt::net::{Builder, Listener};
 use rmqtt::server::MqttServer;
 use rmqtt::types::{ListenerConfig, Publish, QoS};
 use rmqtt::utils::timestamp_millis;
@@ -52,6 +51,7 @@ use tokio::task::JoinHandle;
 
 use self::hooks::Hooks;
 use self::links::{Links, Peers};
+use self::listener::listener;
 use self::offers::{RetainedOffered, SharingOffered};
 use self::sign_in::Directory;
 use self::store::{Loaded, Store};
@@ -59,25 +59,10 @@ use self::tables::{Filters, Sessions};
 use self::tenants::Tenants;
 use super::broker::{Broker, PublishError, RefusedBy, Unsettled};
 use crate::clock::Clock;
-use crate::message::{CLIENT_ID_CHARS_MAX, Message, PAYLOAD_BYTES_MAX};
+use crate::message::Message;
 use crate::metering::{DeviceMetrics, DropReason};
 use crate::tls::{self, Server};
 
-/// Largest packet in either direction: a payload, a topic and MQTT 5 properties.
-const PACKET_BYTES_MAX: u32 = 128 * 1024;
-const _: () = assert!(PACKET_BYTES_MAX as usize >= PAYLOAD_BYTES_MAX + 4 * 1024);
-/// Messages of QoS 1 and 2 a device may leave unacknowledged.
-const IN_FLIGHT_MAX: NonZeroU16 = NonZeroU16::new(256).unwrap();
-/// Connections in their CONNECT at the same time; more wait.
-const HANDSHAKES_MAX: usize = 10_000;
-/// How long a device may take from its protocol version to the end of its CONNECT.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a session with cleanSession=false outlives its connection (ApsaraMQ: three days).
-const SESSION_EXPIRY: Duration = Duration::from_secs(72 * 60 * 60);
-/// Filters one session may hold.
-const SUBSCRIPTIONS_MAX: usize = 100;
-/// Topics a connection may name by number, in either direction (MQTT 5.0, 3.3.2.3.4).
-const TOPIC_ALIASES_MAX: u16 = 8;
 /// How often sessions are counted.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Sweeps between two notes in the store that weir was here: a device that is connected when weir
@@ -367,34 +352,6 @@ fn packet(message: &Message) -> Publish {
     };
     let target = message.topic.p2p_target().map(Into::into);
     Publish::new(Box::new(packet), target, None, Some(timestamp_millis()))
-}
-
-fn listener(config: &Config, listen: SocketAddr) -> rmqtt::Result<Listener> {
-    Builder::new()
-        .name("devices")
-        .laddr(listen)
-        .reuseaddr(Some(true))
-        .nodelay(true)
-        .allow_anonymous(false)
-        .max_connections(config.connections_max)
-        .max_packet_size(PACKET_BYTES_MAX)
-        // In bytes, while client ids in the field are ASCII (ApsaraMQ allows nothing else).
-        .max_clientid_len(CLIENT_ID_CHARS_MAX)
-        .max_handshaking_limit(HANDSHAKES_MAX)
-        .handshake_timeout(HANDSHAKE_TIMEOUT)
-        .send_timeout(config.limits.write_timeout)
-        .max_inflight(IN_FLIGHT_MAX)
-        // The session's backlog is the bound that counts; rmqtt's own must not be met before it.
-        .max_mqueue_len(config.limits.session_messages_max.saturating_mul(2))
-        .max_subscriptions(SUBSCRIPTIONS_MAX)
-        .max_topic_aliases(TOPIC_ALIASES_MAX)
-        .session_expiry_interval(SESSION_EXPIRY)
-        .max_session_expiry_interval(SESSION_EXPIRY)
-        // A message waits as long as its session; MQTT forbids sending it again before a reconnect.
-        .message_expiry_interval(Duration::ZERO)
-        .message_retry_interval(Duration::ZERO)
-        .bind()?
-        .tcp()
 }
 
 async fn accept(server: MqttServer) {

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
-use super::super::PACKET_BYTES_MAX;
+use super::super::listener::PACKET_BYTES_MAX;
 
 /// Longest frame, and longest message of several: some MQTT packets.
 const MESSAGE_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX as usize;

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::{Clock, SystemClock, UnixMillis};
-use crate::message::{InstanceId, MessageId, Payload, Topic};
+use crate::message::{InstanceId, MessageId, PAYLOAD_BYTES_MAX, Payload, Topic};
 use crate::metering::Registry;
 
 const PATIENCE: Duration = Duration::from_secs(10);
