@@ -60,8 +60,12 @@ fn every_file_of_the_package_is_there() {
 
 #[test]
 fn every_shipped_configuration_is_good_once_its_secrets_are_there() {
-    const FILES: [&str; 3] =
-        ["systemd/weir.toml", "compose/weir.toml", "kubernetes/base/weir.toml"];
+    const FILES: [&str; 4] = [
+        "systemd/weir.toml",
+        "compose/weir.toml",
+        "kubernetes/base/weir.toml",
+        "kubernetes/replicas/weir.toml",
+    ];
     for file in FILES {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let here = folder.path().display().to_string();
