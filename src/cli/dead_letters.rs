@@ -56,7 +56,7 @@ again. Each has the whole of delivery.retention anew from now on. One that the b
 or that waits too long again, becomes a dead letter again.
 
 A letter is requeued once this command has said so, or not at all: a crash of either side loses
-none. A crash of weir may deliver the one it had in hand twice, or list it twice.
+none. A crash of weir may deliver up to 64 of them twice, or list them twice.
 
 Run it as the user weir runs as: weir has to be able to remove what this writes.";
 

@@ -12,8 +12,11 @@ use super::settled::{self, Outcome, Settled};
 use super::shelf::Place;
 use super::spool::{self, Spooled};
 use crate::clock::UnixMillis;
-use crate::message::Message;
+use crate::message::{Message, MessageId};
 
+/// Letters that are noted as settled together, once the broker can answer for them: what a kill
+/// makes go again.
+const NOTES_MAX: usize = 64;
 /// How often the folder is looked into while it is empty.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -32,6 +35,9 @@ struct Waiting {
     message: Message,
     requeued_at: UnixMillis,
 }
+
+/// A letter, where it was, and what became of it.
+type Outcomes = (Place, MessageId, Outcome);
 
 /// One file of the folder, as it was read.
 struct Batch {
@@ -73,16 +79,18 @@ impl<B: Broker> Resender<B> {
         let dir = self.dir.clone();
         let Some(batch) = blocking(move || first(&dir)).await? else { return Ok(false) };
         let mut notes = Settled::new(&self.dir);
+        let mut settled = vec![];
         for waiting in batch.letters {
-            let Some(outcome) = self.settle(&waiting).await else { return Ok(true) };
-            let now = self.post.clock.unix();
-            notes = blocking(move || {
-                let msg_id = waiting.message.id.to_string();
-                notes.note(waiting.from, &msg_id, outcome, now)?;
-                Ok(notes)
-            })
-            .await?;
+            let Some(outcome) = self.settle(&waiting).await else {
+                self.note(notes, settled).await?;
+                return Ok(true);
+            };
+            settled.push((waiting.from, waiting.message.id, outcome));
+            if settled.len() >= NOTES_MAX {
+                notes = self.note(notes, std::mem::take(&mut settled)).await?;
+            }
         }
+        let mut notes = self.note(notes, settled).await?;
         let (path, damaged) = (batch.path, batch.damaged);
         if damaged > 0 {
             tracing::error!(
@@ -96,6 +104,22 @@ impl<B: Broker> Resender<B> {
         })
         .await?;
         Ok(true)
+    }
+
+    /// Writes down what is settled, once it survives a crash of this process.
+    async fn note(&self, mut notes: Settled, settled: Vec<Outcomes>) -> io::Result<Settled> {
+        if settled.is_empty() {
+            return Ok(notes);
+        }
+        self.post.broker.settled().await.map_err(io::Error::other)?;
+        let now = self.post.clock.unix();
+        blocking(move || {
+            for (from, id, outcome) in settled {
+                notes.note(from, &id.to_string(), outcome, now)?;
+            }
+            Ok(notes)
+        })
+        .await
     }
 
     /// Tries until the broker takes the letter, or it is a dead letter again; none if it is to stop

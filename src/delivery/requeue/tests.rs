@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::super::broker::{Broker, PublishError, RefusedBy};
+use super::super::broker::{Broker, PublishError, RefusedBy, Unsettled};
 use super::super::courier::{BACKOFF_MIN, Post};
 use super::super::dead_letters::{DEAD_LETTERS, DeadLetters, Reason};
 use super::super::letter::Letter;
@@ -32,6 +32,8 @@ const ALWAYS: std::ops::RangeInclusive<UnixMillis> = UnixMillis(0)..=UnixMillis(
 struct MoodyBroker {
     moods: Mutex<VecDeque<Result<(), PublishError>>>,
     taken: Mutex<Vec<u128>>,
+    /// What it says of everything it has taken, until then.
+    unsettled: Mutex<Option<Unsettled>>,
 }
 
 impl Broker for MoodyBroker {
@@ -41,6 +43,10 @@ impl Broker for MoodyBroker {
             self.taken.lock().push(message.id.to_u128());
         }
         mood
+    }
+
+    async fn settled(&self) -> Result<(), Unsettled> {
+        self.unsettled.lock().clone().map_or(Ok(()), Err)
     }
 }
 
@@ -250,6 +256,19 @@ async fn a_purge_takes_no_letter_that_is_on_its_way() {
     // Its time began when it was requeued, so it has passed by now: it is kept, not lost.
     rig.settle().await;
     assert_eq!((rig.taken(), rig.dead().0), (vec![1], vec![2]));
+}
+
+#[tokio::test]
+async fn a_letter_the_broker_cannot_answer_for_yet_stays_on_its_way() {
+    let rig = Rig::new(2);
+    rig.requeue(|_| true);
+    *rig.post.broker.unsettled.lock() = Some(Unsettled("a full disk".to_owned()));
+    let error = rig.resender().step().await.unwrap_err();
+    assert!(error.to_string().contains("a full disk"), "{error}");
+    assert_eq!((rig.dead().0, rig.dead().1.requeued), (vec![], 2));
+    *rig.post.broker.unsettled.lock() = None;
+    rig.settle().await;
+    assert_eq!((rig.taken(), rig.dead().1.requeued), (vec![1, 2, 1, 2], 0));
 }
 
 #[tokio::test]
