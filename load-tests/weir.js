@@ -58,7 +58,7 @@ export function send(to = instance, tags = {}) {
       'a 429 has x-acs-retry-after': (r) => Number(r.headers['X-Acs-Retry-After']) >= 1,
       'a 429 has x-ratelimit-user-api': (r) =>
         /^Limit:\d+,Remain:0,TimeLeft:\d+,Reset:/.test(r.headers['X-Ratelimit-User-Api']),
-      'a 429 tells the quota': (r) => /r=\d+/.test(r.headers['Ratelimit']),
+      'a 429 tells that nothing is left': (r) => /r=0;/.test(r.headers['Ratelimit']),
     });
   } else {
     lost.add(1, tags);

@@ -180,7 +180,12 @@ impl Admission {
             if let Some(throttled) = &instance.throttled {
                 throttled.inc();
             }
-            return Err(refused(Refusal::Throttled { retry_after }));
+            let mut refused = refused(Refusal::Throttled { retry_after });
+            // A token may have come since; this call found none.
+            if let Some(quota) = &mut refused.quota {
+                quota.remaining = 0;
+            }
+            return Err(refused);
         }
         let message = Message {
             id: self.next_id(now),
