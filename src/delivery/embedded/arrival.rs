@@ -16,6 +16,7 @@ use rmqtt::types::{
     Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
 };
 
+use super::devices::has_device;
 use super::store::Subscription;
 use super::stored;
 use super::tenants::Tenant;
@@ -160,11 +161,11 @@ impl Entry for Arrival {
     }
 
     async fn online(&self) -> bool {
-        self.entry.online().await
+        self.is_connected().await
     }
 
     async fn is_connected(&self) -> bool {
-        self.entry.is_connected().await
+        has_device(self.entry.session()).await
     }
 
     fn session(&self) -> Option<Session> {

@@ -87,7 +87,7 @@ async fn look(tenant: &Tenant, id: Id) -> Option<(Session, bool)> {
     let entry = tenant.sessions.entry(id);
     let session = entry.session()?;
     entry.tx().filter(|tx| !tx.is_closed())?;
-    let connected = entry.is_connected().await;
+    let connected = has_device(Some(session.clone())).await;
     Some((session, connected))
 }
 
@@ -110,5 +110,18 @@ async fn describe(tenant: &Tenant, peers: &Peers, session: &Session, connected: 
         },
         link: at.map(|(link, _)| link.name()),
         address: at.map(|(_, address)| address.to_string()),
+    }
+}
+
+/// Whether a session's device is connected.
+///
+/// rmqtt's own answer waits with a part of its table locked. A task that asks for thousands has to
+/// yield somewhere (tokio gives it 128 such waits), and if that is there, it may lie behind a task
+/// that blocks its thread on the same lock: then nobody signs in any more. A session is asked here
+/// after the table is let go of.
+pub(super) async fn has_device(session: Option<Session>) -> bool {
+    match session {
+        Some(session) => session.connected().await.unwrap_or_default(),
+        None => false,
     }
 }

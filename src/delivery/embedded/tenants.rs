@@ -12,6 +12,7 @@ use rmqtt::types::{
 
 use super::backlog::Backlog;
 use super::config::{Config, Instance, Limits};
+use super::devices::has_device;
 use super::publishes::{Publishes, weight_bytes};
 use super::retained::RetainedMessages;
 use super::sign_in::UserName;
@@ -335,7 +336,7 @@ impl Tenant {
         let mut lost = Vec::new();
         for id in self.session_ids() {
             let session = self.sessions.entry(id.clone());
-            match session.is_connected().await {
+            match has_device(session.session()).await {
                 _ if session.tx().is_none_or(|tx| tx.is_closed()) => lost.push(id),
                 true => connected += 1,
                 false => stored += 1,
@@ -376,7 +377,7 @@ impl Tenant {
 
     pub(super) async fn is_connected(&self, client_id: &ClientId) -> bool {
         let id = Id::from(self.node, client_id.clone());
-        self.sessions.entry(id).is_connected().await
+        has_device(self.sessions.entry(id).session()).await
     }
 
     /// Copied out: an entry must not be asked anything while the table is iterated.

@@ -3,6 +3,7 @@
 mod delivery;
 mod device_v5;
 mod isolation;
+mod many;
 mod publishes;
 mod retained;
 mod sharing;
