@@ -106,6 +106,11 @@ impl Connection {
 
     /// The next PUBLISH: its packet id and its payload; pings are answered on the way.
     pub(super) async fn publish(&mut self) -> (u16, String) {
+        // Pings go on while nothing else comes.
+        within(self.next_publish()).await
+    }
+
+    async fn next_publish(&mut self) -> (u16, String) {
         loop {
             let (kind, mut body) = self.packet().await;
             if kind == 0xC0 {
