@@ -42,8 +42,8 @@ pub(super) const EMBEDDED: &[Key] = &[
     key(
         "connections_max",
         INTEGER,
-        "Connected devices; more are turned away. Each takes a file \
-         descriptor.",
+        "Devices over TLS and WebSocket; more are turned away. Over plain TCP it bounds those that \
+         wait for their sign-in; weir's file descriptors bound the others.",
     )
     .or("5000")
     .within("1", "1000000"),

@@ -10,7 +10,8 @@ use crate::message::InstanceId;
 pub struct Config {
     /// Where devices connect. Default 127.0.0.1:1883; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Connected devices at most; more are turned away. Default 5,000.
+    /// Devices over TLS and WebSocket at most, and connections over plain TCP that wait for their
+    /// sign-in: rmqtt bounds no others. Default 5,000.
     pub connections_max: usize,
     /// Every access key a device may sign in with.
     pub access_keys: Vec<AccessKey>,
