@@ -29,7 +29,7 @@ use load::{Load, Sent};
 use subscriber::{Given, Session, Subscriber};
 use tempfile::TempDir;
 use verdict::{Evidence, Tally};
-use weir::{Archive, Weir};
+use weir::{Archive, INSTANCE, Weir, get};
 
 /// How long a test waits for anything: far longer than it takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -155,6 +155,12 @@ impl Lives {
             (left == 0).then_some(())
         });
         self.look(&weir);
+        eventually("nothing waits for a device any more", || {
+            let (_, text) = get(weir.at.ops, &format!("/devices?instance={INSTANCE}"))?;
+            let page: serde_json::Value = serde_json::from_str(&text).ok()?;
+            let waits = |device: &serde_json::Value| device["queued"] != 0;
+            (!page["devices"].as_array()?.iter().any(waits)).then_some(())
+        });
         // The last messages may be on their way to the devices.
         let mut given = usize::MAX;
         eventually("nothing comes any more", || {
