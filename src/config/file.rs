@@ -123,7 +123,7 @@ impl Default for Ops {
 pub(super) struct Limits {
     pub(super) instance_qps: u32,
     pub(super) burst: u32,
-    pub(super) device_qps: u32,
+    pub(super) device_qps: Option<u32>,
     pub(super) throttle_status: u16,
     pub(super) nonces_max: usize,
     pub(super) replicas: u32,
@@ -134,7 +134,7 @@ impl Default for Limits {
         Self {
             instance_qps: 1_000,
             burst: 100,
-            device_qps: embedded::Limits::default().device_qps.get(),
+            device_qps: None,
             throttle_status: 429,
             nonces_max: crate::admission::NONCES_MAX,
             replicas: 1,

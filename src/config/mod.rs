@@ -263,7 +263,9 @@ fn broker(
 }
 
 fn device_limits(file: &File) -> Result<delivery::embedded::Limits, String> {
-    let (device_qps, most) = (file.limits.device_qps, admission::TOKENS_MAX);
+    let defaults = delivery::embedded::Limits::default();
+    let device_qps = file.limits.device_qps.unwrap_or(defaults.device_qps.get());
+    let most = admission::TOKENS_MAX;
     Ok(delivery::embedded::Limits {
         device_qps: NonZeroU32::new(device_qps)
             .filter(|qps| qps.get() <= most)
@@ -274,7 +276,7 @@ fn device_limits(file: &File) -> Result<delivery::embedded::Limits, String> {
             0,
             delivery::embedded::RETAINED_MESSAGES_MAX,
         )?,
-        ..delivery::embedded::Limits::default()
+        ..defaults
     })
 }
 

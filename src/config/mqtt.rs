@@ -86,6 +86,9 @@ fn refuse_embedded(file: &file::File) -> Result<(), String> {
     if file.delivery.reconnect_grace.is_some() {
         return idle("delivery.reconnect_grace");
     }
+    if file.limits.device_qps.is_some() {
+        return idle("limits.device_qps");
+    }
     match file.instances.iter().find(|instance| !instance.devices.is_empty()) {
         Some(instance) => idle(&format!("instances.devices of {}", instance.id)),
         None => Ok(()),

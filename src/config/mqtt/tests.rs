@@ -103,6 +103,7 @@ fn a_key_that_would_do_nothing_is_refused() {
     let cases = [
         ("kind = \"mqtt\"", "kind = \"mqtt\"\nreconnect_grace = \"1s\"", "reconnect_grace"),
         ("[delivery.mqtt]", "[delivery.embedded]\n[delivery.mqtt]", "delivery.embedded"),
+        ("[delivery.mqtt]", "[limits]\ndevice_qps = 9\n[delivery.mqtt]", "limits.device_qps"),
     ];
     for (at, with, key) in cases {
         let error = refused(&FULL.replacen(at, with, 1));
