@@ -5,6 +5,8 @@
 #[expect(dead_code, reason = "a shared harness: other tests use the rest")]
 mod support;
 
+use std::net::TcpListener;
+
 use support::caller::Caller;
 use support::{Device, Subscriber, TOPIC, Weir, eventually};
 
@@ -65,4 +67,21 @@ fn a_changed_shard_count_keeps_every_message_and_its_bill() {
     assert_eq!(weir.terminate(), Some(0), "{}", weir.log());
     weir.restart();
     assert!((weir.billed() - 51.0).abs() < 0.5, "{}", weir.billed());
+}
+
+#[test]
+fn the_first_look_at_a_restarted_weir_shows_what_waits() {
+    // Nobody accepts on it: what is admitted waits.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("mqtt://{}", silent.local_addr().expect("its address"));
+    let kind = format!("delivery = {{ kind = \"mqtt\", mqtt = {{ url = \"{url}\" }} }}");
+    let mut weir = Weir::start_with(&kind);
+    let mut caller = Caller::connect(weir.http());
+    for _ in 0..7 {
+        assert_eq!(caller.send(TOPIC, b"waits").status, 200);
+    }
+    weir.kill();
+    weir.restart();
+    let backlog = weir.metric("weir_delivery_backlog_messages");
+    assert!((backlog - 7.0).abs() < 0.5, "{backlog}");
 }

@@ -121,7 +121,7 @@ pub async fn start(
         covered: covered.clone(),
         disk_free: meters.process.disk_free,
     };
-    let watch = Watch {
+    let watch = Watch::begun(Watch {
         clock: Arc::clone(&clock),
         backlog_gate: queue.backlog_gate(),
         backlog_bytes_max: config.backlog_bytes_max,
@@ -133,7 +133,7 @@ pub async fn start(
         readiness: Arc::clone(&readiness),
         stalled: BTreeSet::new(),
         poison,
-    };
+    });
     let certificates = ports.keep_fresh(&clock);
     let front = Front::new(config.wire, admission, queue.clone(), meters.wire, clock, random()?);
     let front = ports.serve_front(&config, front).await?;

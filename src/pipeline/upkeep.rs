@@ -121,6 +121,13 @@ impl Upkeep {
 }
 
 impl Watch {
+    /// Looks before the first call comes: a backlog at its cap refuses that one too, and who asks
+    /// for a gauge as soon as weir is ready is told the truth.
+    pub(super) fn begun(mut self) -> Self {
+        self.look();
+        self
+    }
+
     /// Sets the gauges; true if a journal is poisoned.
     fn look(&mut self) -> bool {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
