@@ -6,20 +6,26 @@
 //! the other; then the new one gets everything in order: in flight, waiting, published meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_channel::mpsc;
 use rmqtt::inflight::MomentStatus;
 use rmqtt::session::{OfflineInfo, Session};
 use rmqtt::shared::Entry;
 use rmqtt::types::{
-    From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason, SubsSearchResult,
-    Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
+    From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason, SessionTx,
+    SubsSearchResult, Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
 };
+use tokio::sync::oneshot;
 
 use super::devices::has_device;
 use super::store::Subscription;
 use super::stored;
 use super::tenants::Tenant;
+
+/// How long the former connection's task may take to hand its session over; as long as rmqtt's own.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(5);
 
 /// rmqtt's handle to one client id's session, with its backlog held during a takeover.
 pub(super) struct Arrival {
@@ -73,6 +79,37 @@ impl Arrival {
         stored::expiry(&former, disconnect.as_ref()).await.is_none()
     }
 
+    /// Asks the task of the former connection for its session. rmqtt takes it unanswered as well,
+    /// and with it none of what the task has not read: it is gone, or waits for the disk or for its
+    /// device. Then the session is what the disk says.
+    async fn take_from_former(
+        &mut self,
+        clean_start: bool,
+        is_admin: IsAdmin,
+    ) -> rmqtt::Result<()> {
+        let (Some(former), Some(tx)) = (self.entry.session(), self.entry.tx()) else {
+            return Ok(());
+        };
+        let (answer, mut answered) = oneshot::channel();
+        // Without its task it is not read, and answered by that.
+        let _ = tx.unbounded_send(ToSession::Kick(answer, self.id(), clean_start, is_admin));
+        let answer = tokio::time::timeout(HAND_OVER_WITHIN, &mut answered).await;
+        let is_incomplete = !clean_start && !matches!(answer, Ok(Ok(())));
+        if let Some(tenant) = self.tenant.as_ref().filter(|_| is_incomplete) {
+            tenant.take_from_disk(&mut *self.entry, &former).await?;
+            tenant.hold_for_arrival(&former.id.client_id);
+        } else {
+            // rmqtt need not ask again.
+            let (ended, _) = mpsc::unbounded();
+            self.entry.set(former, SessionTx::new(ended)).await?;
+        }
+        if answer.is_err() {
+            // The task ends once it reads that somebody waits for it.
+            tokio::spawn(answered);
+        }
+        Ok(())
+    }
+
     async fn subscribed(&self, filter: &str) -> Option<Subscription> {
         let subscriptions = self.entry.session()?.subscriptions().await.ok()?;
         let options = subscriptions.read().await.get(filter).cloned();
@@ -82,8 +119,12 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        if let (Some(takeover), Some(tenant)) = (self.takeover.take(), &self.tenant) {
-            tenant.arrival_failed(&self.entry.id().client_id, takeover.handed_on.len());
+        let (Some(takeover), Some(tenant)) = (self.takeover.take(), &self.tenant) else { return };
+        let client_id = &self.entry.id().client_id;
+        match self.entry.tx() {
+            // The former session is still in its place.
+            Some(former) => tenant.arrived(client_id, &former, false),
+            None => tenant.arrival_failed(client_id, takeover.handed_on.len()),
         }
     }
 }
@@ -104,19 +145,15 @@ impl Entry for Arrival {
         let is_over = self.former_is_over().await;
         let (clean_start, clear_subscriptions) =
             (clean_start || is_over, clear_subscriptions || is_over);
-        let takeover = self.takeover.insert(Takeover { clean_start, ..Takeover::default() });
+        self.takeover = Some(Takeover { clean_start, ..Takeover::default() });
         if let Some(tenant) = &self.tenant {
             tenant.hold_for_arrival(&self.entry.id().client_id);
         }
-        let kicked = self.entry.kick(clean_start, clear_subscriptions, is_admin).await;
-        let mut former = match kicked {
-            // It ended before it read the request: without its task it is just taken out.
-            Err(_) if self.entry.tx().is_none_or(|former| former.is_closed()) => {
-                self.entry.kick(clean_start, clear_subscriptions, is_admin).await?
-            }
-            kicked => kicked?,
-        };
-        if let OfflineSession::Exist(Some(session)) = &mut former {
+        self.take_from_former(clean_start, is_admin).await?;
+        let mut former = self.entry.kick(clean_start, clear_subscriptions, is_admin).await?;
+        if let (Some(takeover), OfflineSession::Exist(Some(session))) =
+            (&mut self.takeover, &mut former)
+        {
             takeover.take(session);
         }
         Ok(former)

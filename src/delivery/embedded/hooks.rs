@@ -146,22 +146,22 @@ impl Handler for Hooks {
                     keep_in_flight(session, from, publish).await;
                 }
                 if let Some(tenant) = self.tenants.of(&session.id) {
-                    tenant.sent(&session.id.client_id, publish);
+                    tenant.sent(&session.id, publish);
                 }
                 (true, so_far)
             }
             Parameter::MessageAcked(session, _, publish) => {
                 if let Some(tenant) = self.tenants.of(&session.id) {
-                    tenant.done(&session.id.client_id, publish);
+                    tenant.done(&session.id, publish);
                 }
                 (true, so_far)
             }
             Parameter::MessageDropped(Some(to), _, publish, reason) => {
-                if let Some(tenant) = self.tenants.of(to) {
-                    tenant.done(&to.client_id, publish);
-                    if let Some(reason) = drop_reason(reason) {
-                        tenant.dropped(reason, 1);
-                    }
+                if let Some(tenant) = self.tenants.of(to)
+                    && tenant.done(to, publish)
+                    && let Some(reason) = drop_reason(reason)
+                {
+                    tenant.dropped(reason, 1);
                 }
                 (true, so_far)
             }

@@ -129,7 +129,7 @@ impl EmbeddedBroker {
         restore(&broker, &listener_config, &tenants, &store, loaded).await?;
         let server = MqttServer::new(broker.clone()).listener_by_id(listener, local_addr.port());
         let accepting = tokio::spawn(accept(server.build()));
-        let sweeping = sweep(broker.clone(), listener_config, Arc::clone(&tenants), store.clone());
+        let sweeping = sweep(Arc::clone(&tenants), store.clone());
         let within = config.limits.sign_in_within;
         let silent = silent::watch(Arc::clone(&tenants), local_addr.port(), within, clock);
         let sweeping = tokio::spawn(async { tokio::join!(sweeping, silent) });
@@ -322,12 +322,7 @@ async fn accept(server: MqttServer) {
     }
 }
 
-async fn sweep(
-    broker: ServerContext,
-    listener: ListenerConfig,
-    tenants: Arc<Tenants>,
-    store: Arc<Store>,
-) {
+async fn sweep(tenants: Arc<Tenants>, store: Arc<Store>) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
     for sweeps in 0_u32.. {
         ticks.tick().await;
@@ -336,7 +331,7 @@ async fn sweep(
         }
         for tenant in tenants.iter() {
             for lost in tenant.sweep().await {
-                if let Err(error) = tenant.heal(&broker, &listener, &lost).await {
+                if let Err(error) = tenant.heal(&lost).await {
                     tracing::error!(%error, client_id = %lost.client_id, "a session is not healed");
                 }
             }

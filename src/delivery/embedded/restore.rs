@@ -10,7 +10,7 @@ use rmqtt::codec::v3::Connect as ConnectV3;
 use rmqtt::codec::v5::{Connect as ConnectV5, PublishProperties};
 use rmqtt::context::ServerContext;
 use rmqtt::session::{Session, SessionState};
-use rmqtt::shared::Shared;
+use rmqtt::shared::{Entry, Shared};
 use rmqtt::types::{
     ConnectInfo, DisconnectInfo, Id, ListenerConfig, Message as ToSession, Publish, SessionSubMap,
     SessionSubs, TimestampMillis, Tx, UserName,
@@ -39,37 +39,45 @@ impl Tenant {
         self.sessions.entry(id).set(session, tx).await
     }
 
-    /// Gives a session that lost its task a new one, with what is on disk; one that is not stored
-    /// has ended.
-    pub(super) async fn heal(
-        &self,
-        broker: &ServerContext,
-        listener: &ListenerConfig,
-        lost: &Id,
-    ) -> rmqtt::Result<()> {
-        // Taken while its device comes back: then that finds it.
+    /// Gives a session that lost its task a new one.
+    pub(super) async fn heal(&self, lost: &Id) -> rmqtt::Result<()> {
+        // Taken while its device comes back: that does the same.
         let Ok(mut entry) = self.sessions.entry(lost.clone()).try_lock().await else {
             return Ok(());
         };
-        if entry.id_same() != Some(true) || entry.tx().is_none_or(|tx| !tx.is_closed()) {
-            return Ok(());
+        let has_lost_it = entry.tx().is_some_and(|tx| tx.is_closed());
+        match entry.session().filter(|session| has_lost_it && session.id == *lost) {
+            Some(session) => self.take_from_disk(&mut *entry, &session).await,
+            None => Ok(()),
         }
-        let Some(key) = self.key(&lost.client_id) else {
-            return entry.remove_with(lost).await.map(|_| ());
+    }
+
+    /// Puts what is on disk in the place of a session whose task does not hand it over; one that is
+    /// not stored has ended.
+    pub(super) async fn take_from_disk(
+        &self,
+        entry: &mut dyn Entry,
+        former: &Session,
+    ) -> rmqtt::Result<()> {
+        let client_id = &former.id.client_id;
+        let Some(key) = self.key(client_id) else {
+            return entry.remove_with(&former.id).await.map(|_| ());
         };
-        self.hold_for_arrival(&lost.client_id);
-        let healed = self.read_again(key).await;
-        let backlog = self.backlog(&lost.client_id);
-        let Ok(Some(kept)) = healed else {
-            // What was held is on disk, and the next sweep tries again.
-            backlog.arriving().take();
-            return healed.map(|_| ());
+        self.hold_for_arrival(client_id);
+        let taken = self.read_again(key).await;
+        let Ok(Some(kept)) = taken else {
+            // It stays as it is. If it has no task, what was held is on disk, and the next sweep
+            // tries again.
+            if let Some(tx) = entry.tx() {
+                self.arrived(client_id, &tx, false);
+            }
+            return taken.map(|_| ());
         };
         let known: HashSet<u32> = kept.copies.iter().map(|(place, ..)| tag_of(*place)).collect();
-        entry.remove_with(lost).await?;
         let id = self.id_of(&kept.row);
-        let (session, tx) = self.revive(broker, listener, &id, kept).await?;
+        let (session, tx) = self.revive(former.context(), former.listen_cfg(), &id, kept).await?;
         entry.set(session, tx.clone()).await?;
+        let backlog = self.backlog(client_id);
         for (from, publish) in backlog.arriving().take().unwrap_or_default() {
             if publish.delay_interval.is_none_or(|tag| !known.contains(&tag)) {
                 // Its task was begun just now.
@@ -147,7 +155,7 @@ impl Tenant {
             if let Err((_, publish)) = session.deliver_queue().push((self.weir().clone(), publish))
             {
                 // The bound was lowered between two starts.
-                self.done(&id.client_id, &publish);
+                self.done(id, &publish);
                 self.dropped(DropReason::SessionFull, 1);
             }
         }

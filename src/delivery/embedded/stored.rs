@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rmqtt::session::Session;
 use rmqtt::types::{
-    ClientId, ConnectInfo, Disconnect, Publish, QoS, SubscribeReturn, Subscriptions,
+    ClientId, ConnectInfo, Disconnect, Id, Publish, QoS, SubscribeReturn, Subscriptions,
 };
 
 use super::backlog::{Backlog, Stored};
@@ -76,19 +76,26 @@ impl Tenant {
         backlog.stored().as_ref().map(|stored| stored.key)
     }
 
-    /// A device has acknowledged a message, or it was dropped.
-    pub(super) fn done(&self, client_id: &ClientId, publish: &Publish) {
-        if let (Some(tag), Some(key)) = (publish.delay_interval, self.key(client_id)) {
-            self.store.done(key, tag);
+    /// A device has acknowledged a message, or its connection has dropped it. False if it is kept:
+    /// a newer connection has taken the session over.
+    pub(super) fn done(&self, connection: &Id, publish: &Publish) -> bool {
+        let Some(tag) = publish.delay_interval else { return true };
+        let Some(backlog) = self.backlogs.get(&connection.client_id) else { return true };
+        let stored = backlog.stored();
+        let is_its_own = stored.as_ref().is_none_or(|stored| stored.id == *connection);
+        if let Some(stored) = stored.as_ref().filter(|_| is_its_own) {
+            self.store.done(stored.key, tag);
         }
+        is_its_own
     }
 
     /// A message is being written to its device.
-    pub(super) fn sent(&self, client_id: &ClientId, publish: &Publish) {
+    pub(super) fn sent(&self, connection: &Id, publish: &Publish) {
         if let (Some(tag), Some(packet)) = (publish.delay_interval, publish.packet_id)
-            && let Some(key) = self.key(client_id)
+            && let Some(backlog) = self.backlogs.get(&connection.client_id)
+            && let Some(stored) = backlog.stored().as_ref().filter(|of| of.id == *connection)
         {
-            self.store.sent(key, tag, packet.get());
+            self.store.sent(stored.key, tag, packet.get());
         }
     }
 

@@ -286,7 +286,7 @@ impl Tenant {
 
     /// Keeps back what is published to a client id until its new connection is in place.
     pub(super) fn hold_for_arrival(&self, client_id: &ClientId) {
-        *self.backlog(client_id).arriving() = Some(Vec::new());
+        self.backlog(client_id).arriving().get_or_insert_default();
     }
 
     /// The new connection is in place: it gets what was kept back. A clean start gets only what

@@ -162,6 +162,7 @@ impl TestDevice {
     async fn connect(options: MqttOptions) -> Result<Self, ConnectReturnCode> {
         let (client, mut events) = AsyncClient::new(options, 1_000);
         events.network_options.set_tcp_nodelay(true);
+        events.network_options.set_connection_timeout(PATIENCE.as_secs());
         match tokio::time::timeout(PATIENCE, events.poll()).await.expect("a CONNACK") {
             Ok(Event::Incoming(Packet::ConnAck(ack))) => {
                 Ok(Self { client, events, session_present: ack.session_present })

@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits {
 };
 
 /// A device that subscribes to TopicA and from then on reads nothing.
-async fn stalled(broken: &Broken, clean_session: bool) -> TcpStream {
+pub(super) async fn stalled(broken: &Broken, clean_session: bool) -> TcpStream {
     let (user_name, password) = credentials("post-cn-a", CLIENT);
     let text = |packet: &mut Vec<u8>, text: &str| {
         packet.extend(u16::try_from(text.len()).unwrap().to_be_bytes());

@@ -31,15 +31,29 @@ impl Broken {
         TestDevice::connect(options).await.unwrap()
     }
 
-    async fn count(&self, messages: impl IntoIterator<Item = u8>) {
+    pub(super) async fn count(&self, messages: impl IntoIterator<Item = u8>) {
         for number in messages {
             self.send("post-cn-a", "TopicA", &[number]).await;
         }
     }
 
-    fn rows(&self, table: &str) -> u64 {
+    pub(super) fn rows(&self, table: &str) -> u64 {
         let file = Connection::open(self.folder.path().join(FILE)).unwrap();
         file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    }
+
+    /// Leaves the stored session as rmqtt does when a CONNACK cannot be written.
+    pub(super) async fn lose_task(&self) {
+        let tenant = self.broker.tenants.of_instance("post-cn-a").unwrap();
+        let entry = |id| tenant.sessions.entry(id);
+        let session = entry(Id::from(tenant.node, CLIENT.into())).session().unwrap();
+        let clean = self.device("post-cn-a", "GID_Test@@@clean").await;
+        let task_gone = entry(Id::from(tenant.node, "GID_Test@@@clean".into())).tx().unwrap();
+        clean.disconnect().await;
+        while !task_gone.is_closed() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        entry(session.id.clone()).set(session, task_gone).await.unwrap();
     }
 }
 
@@ -48,7 +62,7 @@ pub(super) async fn restart(folder: Arc<TempDir>) -> Broken {
 }
 
 impl TestDevice {
-    async fn gets(&mut self, numbers: impl IntoIterator<Item = u8>) {
+    pub(super) async fn gets(&mut self, numbers: impl IntoIterator<Item = u8>) {
         for number in numbers {
             let publish = self.receive_publish().await;
             assert_eq!(publish.payload, [number][..]);
@@ -380,17 +394,7 @@ async fn a_stored_session_that_lost_its_task_gets_another_and_misses_nothing() {
     device.disconnect().await;
     tokio::time::sleep(SILENCE).await;
     broken.count(0..3).await;
-    let tenant = broken.broker.tenants.of_instance("post-cn-a").unwrap();
-    let entry = |id| tenant.sessions.entry(id);
-    let session = entry(Id::from(tenant.node, CLIENT.into())).session().unwrap();
-    let clean = broken.device("post-cn-a", "GID_Test@@@clean").await;
-    let task_gone = entry(Id::from(tenant.node, "GID_Test@@@clean".into())).tx().unwrap();
-    clean.disconnect().await;
-    while !task_gone.is_closed() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    // As rmqtt leaves it when a CONNACK cannot be written.
-    entry(session.id.clone()).set(session, task_gone).await.unwrap();
+    broken.lose_task().await;
     broken.count(3..6).await;
     assert_eq!(broken.dropped("no_session"), 0);
     tokio::time::sleep(SWEEP_EVERY + SILENCE).await;

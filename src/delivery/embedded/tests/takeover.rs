@@ -1,6 +1,10 @@
+use rmqtt::shared::Shared;
+use rmqtt::types::Id;
 use rumqttc::LastWill;
+use rusqlite::Connection;
 
 use super::device_v5::V5Device;
+use super::stalled::stalled;
 use super::*;
 
 #[tokio::test]
@@ -70,4 +74,102 @@ async fn a_session_that_ends_with_its_connection_is_not_come_back_to() {
         device.subscribe("TopicA").await;
         device.disconnect().await;
     }
+}
+
+#[tokio::test]
+async fn a_session_whose_task_waits_for_the_disk_is_not_taken_over_before_the_disk_takes_it() {
+    let broken = start().await;
+    let mut device = broken.stored(CLIENT).await;
+    assert!(device.subscribe("TopicA").await);
+    let fault = Connection::open(broken.folder.path().join(FILE)).unwrap();
+    let fail = "CREATE TRIGGER refused BEFORE UPDATE ON seen
+        BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    fault.execute_batch(fail).unwrap();
+    device.client.publish("TopicA", QoS::AtLeastOnce, false, [0]).await.unwrap();
+    let written = async { while device.events.poll().await.is_ok() {} };
+    tokio::time::timeout(SILENCE, written).await.expect_err("no PUBACK yet");
+    broken.count(1..3).await;
+    drop(device);
+    let connect = || {
+        let mut options = broken.options("post-cn-a", CLIENT);
+        options.set_clean_session(false).set_manual_acks(true);
+        TestDevice::connect(options)
+    };
+    let (refused, ()) = tokio::join!(connect(), async {
+        tokio::time::sleep(SILENCE).await;
+        broken.count(3..5).await;
+    });
+    assert_eq!(refused.err(), Some(ConnectReturnCode::ServiceUnavailable));
+    fault.execute_batch("DROP TRIGGER refused").unwrap();
+    let again = async {
+        loop {
+            match connect().await {
+                Ok(device) => return device,
+                Err(_) => tokio::time::sleep(SILENCE).await,
+            }
+        }
+    };
+    let mut device = tokio::time::timeout(2 * PATIENCE, again).await.expect("the disk is well");
+    assert!(device.session_present);
+    device.gets(0..5).await;
+    device.hears_nothing().await;
+    assert_eq!(broken.dropped("no_session") + broken.dropped("expired"), 0);
+}
+
+#[tokio::test]
+async fn a_device_that_stopped_reading_comes_back_to_all_that_was_sent_to_it() {
+    let write_timeout = Duration::from_secs(60);
+    let limits = Limits { write_timeout, session_bytes_max: 64 << 20, ..UNHURRIED };
+    let broken = start_with(limits).await;
+    let _deaf = stalled(&broken, false).await;
+    // More than the two buffers of a connection hold.
+    for number in 0..230 {
+        broken.send("post-cn-a", "TopicA", &[number; 60_000]).await;
+    }
+    let mut device = broken.stored(CLIENT).await;
+    assert!(device.session_present);
+    for number in 0..230 {
+        let publish = device.receive_publish().await;
+        assert_eq!((publish.payload[0], publish.payload.len()), (number, 60_000));
+        device.client.ack(&publish).await.unwrap();
+    }
+    broken.count(230..232).await;
+    device.gets(230..232).await;
+    device.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn a_device_that_comes_back_at_once_to_a_session_without_its_task_misses_nothing() {
+    let broken = start().await;
+    let mut device = broken.stored(CLIENT).await;
+    assert!(device.subscribe("TopicA").await);
+    device.disconnect().await;
+    tokio::time::sleep(SILENCE).await;
+    broken.count(0..3).await;
+    broken.lose_task().await;
+    broken.count(3..6).await;
+    let mut device = broken.stored(CLIENT).await;
+    assert!(device.session_present);
+    broken.count(6..9).await;
+    device.gets(0..9).await;
+    device.hears_nothing().await;
+    assert_eq!(broken.dropped("no_session"), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_taken_over_takes_nothing_from_the_session() {
+    let broken = start().await;
+    let mut device = broken.stored(CLIENT).await;
+    assert!(device.subscribe("TopicA").await);
+    broken.count(0..1).await;
+    let tenant = broken.broker.tenants.of_instance("post-cn-a").unwrap();
+    let former = tenant.sessions.entry(Id::from(tenant.node, CLIENT.into())).session().unwrap();
+    device.receive_publish().await;
+    let in_flight = former.out_inflight().write().await.clone_inflight_messages();
+    let stored = in_flight[0].publish.clone();
+    let mut device = broken.stored(CLIENT).await;
+    assert!(!tenant.done(&former.id, &stored));
+    broken.broker.settled().await.unwrap();
+    assert_eq!(broken.rows("copy"), 1);
+    device.gets(0..1).await;
 }
