@@ -205,16 +205,16 @@ impl Store {
     /// [`Unsynced`] if there is none and the disk does not let it become free.
     pub(super) async fn room(&self) -> Result<(), Unsynced> {
         loop {
-            let (full, number, closing) = {
-                let waiting = self.shared.desk.lock();
-                (waiting.is_full(), waiting.number, waiting.closing)
+            let number = {
+                let mut waiting = self.shared.desk.lock();
+                if waiting.closing {
+                    return Err(Unsynced::Closed);
+                }
+                if !waiting.is_full() {
+                    return Ok(());
+                }
+                self.shared.ask_for(&mut waiting)
             };
-            if closing {
-                return Err(Unsynced::Closed);
-            }
-            if !full {
-                return Ok(());
-            }
             let mut progress = self.shared.progress.subscribe();
             let moved = |progress: &Progress| {
                 progress.taken >= number || progress.failing || progress.ended
@@ -240,9 +240,7 @@ impl Store {
             if waiting.desk.open().is_empty() {
                 waiting.number - 1
             } else {
-                waiting.urgent = true;
-                self.shared.work.notify_one();
-                waiting.number
+                self.shared.ask_for(&mut waiting)
             }
         };
         if before.failing && before.committed < number {
@@ -309,11 +307,18 @@ impl Shared {
         self.work.notify_one();
     }
 
+    /// Has the open batch taken soon, even if nothing is left in it by then; its number.
+    fn ask_for(&self, waiting: &mut Waiting) -> u64 {
+        waiting.urgent = true;
+        self.work.notify_one();
+        waiting.number
+    }
+
     /// The next batch and its number, once it may be written; `None` once the store is closed and
     /// there is none.
     fn take(&self) -> Option<(u64, Batch)> {
         let mut waiting = self.desk.lock();
-        while waiting.desk.open().is_empty() && !waiting.closing {
+        while waiting.desk.open().is_empty() && !waiting.urgent && !waiting.closing {
             self.work.wait(&mut waiting);
         }
         while !(waiting.urgent || waiting.closing || waiting.is_half_full()) {
@@ -321,8 +326,8 @@ impl Shared {
                 break;
             }
         }
-        waiting.urgent = false;
-        if waiting.desk.open().is_empty() && waiting.closing {
+        let is_awaited = std::mem::take(&mut waiting.urgent);
+        if waiting.desk.open().is_empty() && waiting.closing && !is_awaited {
             return None;
         }
         let number = waiting.number;

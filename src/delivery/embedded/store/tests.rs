@@ -106,6 +106,41 @@ async fn a_copy_that_is_acknowledged_before_its_transaction_is_never_written() {
     assert_eq!(store.sync().await, Err(Unsynced::Failing), "the trigger would have noticed");
 }
 
+/// What comes of a wait if all it waits for is undone before the writer is back for a batch.
+async fn taken_after<T>(store: &Store, wait: impl Future<Output = T>, undo: impl FnOnce()) -> T {
+    let shared = Arc::clone(&store.shared);
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let take = async {
+        undo();
+        std::thread::spawn(move || tell.send(shared.take()));
+        let taken = tokio::time::timeout(Duration::from_secs(10), told).await;
+        let (number, batch) = taken.expect("a batch is asked for").unwrap().unwrap();
+        assert!(batch.is_empty());
+        store.shared.committed(number);
+    };
+    tokio::join!(biased; wait, take).0
+}
+
+#[tokio::test]
+async fn a_wait_ends_though_all_it_waits_for_is_taken_back_while_the_writer_is_busy() {
+    let waiting = Waiting { desk: Desk::new(1), number: 1, urgent: false, closing: false };
+    let shared = Arc::new(Shared {
+        desk: Mutex::new(waiting),
+        work: Condvar::new(),
+        progress: watch::Sender::new(Progress::default()),
+        errors: IntCounter::new("errors", "errors").unwrap(),
+    });
+    let store = Store { shared, path: PathBuf::new() };
+    let key = store.create(row("c"));
+    store.shared.take().unwrap();
+    store.shared.committed(1);
+    let tag = store.keep(key, &mut None, &body(b"short-lived"), copy(0)).unwrap();
+    assert_eq!(taken_after(&store, store.sync(), || store.done(key, tag)).await, Ok(()));
+    let large: &[u8] = Box::leak(vec![7; WAITING_BYTES_MAX].into_boxed_slice());
+    let tag = store.keep(key, &mut None, &body(large), copy(0)).unwrap();
+    assert_eq!(taken_after(&store, store.room(), || store.done(key, tag)).await, Ok(()));
+}
+
 #[tokio::test]
 async fn a_wait_ends_after_the_commit_and_not_before() {
     let folder = tempfile::tempdir().unwrap();

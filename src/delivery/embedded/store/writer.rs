@@ -24,7 +24,8 @@ impl Writer {
     /// Ends once the store is closed and everything is written, or cannot be.
     pub(super) fn run(mut self) {
         while let Some((number, batch)) = self.shared.take() {
-            if !self.write_until_it_is_written(&batch) {
+            // Whoever waits for what was taken back meanwhile waits for no disk.
+            if !batch.is_empty() && !self.write_until_it_is_written(&batch) {
                 break;
             }
             self.shared.committed(number);
