@@ -171,8 +171,9 @@ impl Entry for Arrival {
         if let (Some(takeover), Some(tenant)) = (self.takeover.take(), &self.tenant) {
             packet_ids.read().await.advance_next_id(takeover.last_packet_id);
             let client_id = self.entry.id().client_id.clone();
+            let backlog = tenant.backlog(&client_id);
             for (from, mut publish) in takeover.handed_on {
-                tenant.keep_handed_on(&client_id, &mut publish);
+                tenant.keep_handed_on(&backlog, &mut publish);
                 // Whether this connection lives shows when it is served; its session goes with it.
                 let _ = tx.unbounded_send(ToSession::Forward(from, publish));
             }

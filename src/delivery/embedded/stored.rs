@@ -61,13 +61,12 @@ impl Tenant {
     }
 
     /// Stores what a session takes over from one that was not stored.
-    pub(super) fn keep_handed_on(&self, client_id: &ClientId, publish: &mut Publish) {
-        let backlog = self.backlog(client_id);
+    pub(super) fn keep_handed_on(&self, backlog: &Backlog, publish: &mut Publish) {
         let key = backlog.stored().as_ref().map(|stored| stored.key);
         let is_kept =
             |key: SessionKey| publish.delay_interval.is_some_and(|tag| self.store.holds(key, tag));
         if key.is_some_and(|key| !is_kept(key)) {
-            self.keep(&backlog, publish, &mut Sharing::default());
+            self.keep(backlog, publish, &mut Sharing::default());
         }
     }
 

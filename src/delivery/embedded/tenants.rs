@@ -296,7 +296,7 @@ impl Tenant {
         let mut arriving = backlog.arriving();
         for (from, mut publish) in arriving.take().unwrap_or_default() {
             if !clean_start || publish.target_clientid.is_some() {
-                self.keep_handed_on(client_id, &mut publish);
+                self.keep_handed_on(&backlog, &mut publish);
                 // A session that has ended meanwhile waits for nothing.
                 let _ = session.unbounded_send(ToSession::Forward(from, publish));
             }

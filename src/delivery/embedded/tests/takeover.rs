@@ -173,3 +173,24 @@ async fn a_connection_that_was_taken_over_takes_nothing_from_the_session() {
     assert_eq!(broken.rows("copy"), 1);
     device.gets(0..1).await;
 }
+
+#[tokio::test]
+async fn what_is_handed_on_does_not_wait_for_a_sweep_that_waits_for_the_arrival() {
+    let broken = start().await;
+    let tenant = Arc::clone(broken.broker.tenants.of_instance("post-cn-a").unwrap());
+    let backlog = tenant.backlog(&CLIENT.into());
+    let arriving = backlog.arriving();
+    let sweeping = Arc::clone(&tenant);
+    std::thread::spawn(move || sweeping.backlogs.retain(|_, backlog| backlog.is_in_use()));
+    while !tenant.backlogs.try_get(CLIENT).is_locked() {
+        std::thread::yield_now();
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let (held, mut publish) = (Arc::clone(&backlog), packet(&message("post-cn-a", "TopicA", b"")));
+    std::thread::spawn(move || {
+        tenant.keep_handed_on(&held, &mut publish);
+        tell.send(())
+    });
+    told.recv_timeout(PATIENCE).expect("each waits for the other");
+    drop(arriving);
+}
