@@ -120,10 +120,12 @@ pub enum DropReason {
     Refused,
     /// Delivered, but not kept as the device asked: there is no room for more retained messages.
     RetainedFull,
+    /// Its packet is larger than its device takes (MQTT 5.0, 3.1.2.11.4).
+    TooLarge,
 }
 
 impl DropReason {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::NoSession,
         Self::SessionFull,
         Self::StalledReader,
@@ -131,6 +133,7 @@ impl DropReason {
         Self::Expired,
         Self::Refused,
         Self::RetainedFull,
+        Self::TooLarge,
     ];
 
     const fn label(self) -> &'static str {
@@ -142,6 +145,7 @@ impl DropReason {
             Self::Expired => "expired",
             Self::Refused => "refused",
             Self::RetainedFull => "retained_full",
+            Self::TooLarge => "too_large",
         }
     }
 }

@@ -7,17 +7,19 @@ use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType, Type};
 use rmqtt::inflight::{MomentStatus, OutInflightMessage};
 use rmqtt::net::MqttError;
 use rmqtt::session::Session;
+use rmqtt::shared::Shared;
 use rmqtt::types::{
-    AuthResult, ConnectInfo, From, Publish, PublishAclResult, PublishResult, QoS, Reason,
+    AuthResult, ConnectInfo, From, Id, Publish, PublishAclResult, PublishResult, QoS, Reason,
     SharedGroup, Subscribe, SubscribeAclResult, TopicFilter,
 };
 
 use super::filters::{Filter, FilterRefused, p2p_target};
 use super::links::Peers;
+use super::oversized::is_too_large;
 use super::publishes::PublishRefused;
 use super::sign_in::{Directory, Refused};
 use super::stored;
-use super::tenants::Tenants;
+use super::tenants::{Tenant, Tenants};
 use crate::metering::DropReason;
 
 /// What weir decides in the life of a connection.
@@ -38,6 +40,7 @@ impl Hooks {
             Type::ClientUnsubscribe,
             Type::MessagePublish,
             Type::MessagePublishCheckAcl,
+            Type::MessageExpiryCheck,
             Type::MessageDelivered,
             Type::MessageAcked,
             Type::MessageDropped,
@@ -141,6 +144,11 @@ impl Handler for Hooks {
             Parameter::MessagePublish(_, _, publish) => {
                 (false, addressed(publish).map(HookResult::Publish).or(so_far))
             }
+            Parameter::MessageExpiryCheck(session, _, publish) => {
+                // rmqtt asks here, and nowhere else, whether a message is still to be sent.
+                let drops = is_too_large(session, publish).await;
+                (!drops, drops.then_some(HookResult::MessageExpiry).or(so_far))
+            }
             Parameter::MessageDelivered(session, from, publish) => {
                 if stored::expiry(session, None).await.is_some() {
                     keep_in_flight(session, from, publish).await;
@@ -159,7 +167,7 @@ impl Handler for Hooks {
             Parameter::MessageDropped(Some(to), _, publish, reason) => {
                 if let Some(tenant) = self.tenants.of(to)
                     && tenant.done(to, publish)
-                    && let Some(reason) = drop_reason(reason)
+                    && let Some(reason) = drop_reason(tenant, to, publish, reason).await
                 {
                     tenant.dropped(reason, 1);
                 }
@@ -205,9 +213,22 @@ fn addressed(publish: &Publish) -> Option<Publish> {
 }
 
 /// Only what no other place counts.
-const fn drop_reason(reason: &Reason) -> Option<DropReason> {
+async fn drop_reason(
+    tenant: &Tenant,
+    to: &Id,
+    publish: &Publish,
+    reason: &Reason,
+) -> Option<DropReason> {
     match reason {
-        Reason::MessageExpiration | Reason::SessionExpiration => Some(DropReason::Expired),
+        Reason::MessageExpiration => {
+            let session = tenant.sessions.entry(to.clone()).session();
+            let too_large = match &session {
+                Some(session) => is_too_large(session, publish).await,
+                None => false,
+            };
+            Some(if too_large { DropReason::TooLarge } else { DropReason::Expired })
+        }
+        Reason::SessionExpiration => Some(DropReason::Expired),
         Reason::MessageQueueFull => Some(DropReason::SessionFull),
         _ => None,
     }

@@ -13,6 +13,7 @@ mod inbound;
 pub mod links;
 mod listener;
 mod offers;
+mod oversized;
 mod publishes;
 mod recipients;
 mod restore;

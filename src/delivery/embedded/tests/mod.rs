@@ -4,6 +4,7 @@ mod delivery;
 mod device_v5;
 mod isolation;
 mod many;
+mod oversized;
 mod publishes;
 mod retained;
 mod sharing;
