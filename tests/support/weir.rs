@@ -66,15 +66,6 @@ impl Weir {
         Self { folder, running }
     }
 
-    /// The first, logging what `filter` (as in `RUST_LOG`) asks for.
-    pub(crate) fn start_logging(filter: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = config(folder.path(), "");
-        std::fs::write(folder.path().join("weir.toml"), file).expect("the file is written");
-        let running = Running::start_logging(&folder.path().join("weir.toml"), Some(filter));
-        Self { folder, running }
-    }
-
     /// Where calls go.
     pub(crate) const fn http(&self) -> SocketAddr {
         self.running.at.http
@@ -85,12 +76,17 @@ impl Weir {
         self.running.at.devices.expect("weir has a broker of its own")
     }
 
+    /// Where devices connect over WebSocket, of a weir that was told to listen there.
+    pub(crate) fn websocket(&self) -> SocketAddr {
+        self.running.at.devices_websocket.expect("it listens with WebSocket")
+    }
+
     /// Where devices connect besides.
     pub(crate) fn links(&self) -> Links {
         let at = &self.running.at;
         Links {
             tls: at.devices_tls.expect("it listens with TLS"),
-            websocket: at.devices_websocket.expect("it listens with WebSocket"),
+            websocket: self.websocket(),
             tls_websocket: at.devices_tls_websocket.expect("it listens with both"),
         }
     }
@@ -214,11 +210,7 @@ impl Weir {
 
 impl Running {
     fn start(config: &Path) -> Self {
-        Self::start_logging(config, None)
-    }
-
-    fn start_logging(config: &Path, filter: Option<&str>) -> Self {
-        Self::start_in(config, filter.map(|filter| ("RUST_LOG", filter)).as_slice())
+        Self::start_in(config, &[])
     }
 
     fn start_in(config: &Path, variables: &[(&str, &str)]) -> Self {
