@@ -3,6 +3,7 @@
 Prints a line for each fault and exits 1 if there is one. Run from the root of the checkout.
 """
 
+import ipaddress
 import re
 import subprocess
 import sys
@@ -57,6 +58,11 @@ def compose():
     address = file["services"]["haproxy"]["networks"]["weir"]["ipv4_address"]
     if f'trusted_proxies = ["{address}"]' not in (path.parent / "weir.toml").read_text():
         fault(path, "weir.toml trusts another proxy than haproxy")
+    (network,) = file["networks"]["weir"]["ipam"]["config"]
+    # Docker gives addresses of this range to whoever starts first.
+    given = ipaddress.ip_network(network.get("ip_range", network["subnet"]))
+    if ipaddress.ip_address(address) in given:
+        fault(path, f"haproxy's {address} is one that another container may be given")
     (scrapes,) = documents(path.parent / "prometheus.yml")
     for job in scrapes["scrape_configs"]:
         for target in job["static_configs"][0]["targets"]:
