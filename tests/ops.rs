@@ -85,6 +85,49 @@ fn the_ops_port_speaks_tls_where_it_has_a_certificate() {
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
 }
 
+/// Runs a command from this weir's configuration, with the ops port it was given and these settings
+/// of `ops` laid over it; returns the exit code and what was printed.
+fn run(weir: &Weir, arguments: &[&str], ops: &str) -> (Option<i32>, String) {
+    let text = std::fs::read_to_string(weir.config_file()).expect("the file is there");
+    let mut file: toml::Table = text.parse().expect("it is TOML");
+    let settings: toml::Table = ops.parse().expect("the settings are TOML");
+    let table = file["ops"].as_table_mut().expect("it is a table");
+    table.insert("listen".to_owned(), weir.ops().to_string().into());
+    table.extend(settings);
+    let config = weir.config_file().with_file_name("found.toml");
+    std::fs::write(&config, file.to_string()).expect("the file is written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.arg("--config").arg(config).args(arguments).env("WEIR_OPS_TOKEN", TOKEN);
+    let output = command.output().expect("weir runs");
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(printed).expect("text"))
+}
+
+#[test]
+fn commands_know_a_weir_that_speaks_tls_by_the_certificate_it_was_given() {
+    let certificates = Certificates::new();
+    certificates.certify_for(&["weir.example.com"], "cert.pem", "key.pem", 2040);
+    let tls = certificates.table("");
+    let ops = format!("listen = \"0.0.0.0:0\", token = \"{TOKEN}\"");
+    let weir = Weir::start_with(&format!("ops = {{ {ops}, tls = {tls} }}"));
+    let (ready, devices) = (&["check", "--ready"], &["devices"]);
+    assert_eq!(run(&weir, ready, ""), (Some(0), "ready\n".to_owned()));
+    let (code, printed) = run(&weir, devices, "");
+    assert!(code == Some(0) && printed.ends_with("\n0 connected, 0 stored\n"), "{printed}");
+
+    let strangers = Certificates::new();
+    let another = format!("tls = {}", strangers.table(""));
+    let ca = certificates.path("ca.pem");
+    let asked = certificates.table(&format!(", client_ca = \"{}\"", ca.display()));
+    let asked = format!("tls = {asked}");
+    for (ops, because) in [(another, "certificate"), (asked, "ops.tls.client_cert")] {
+        for arguments in [&ready[..], devices] {
+            let (code, said) = run(&weir, arguments, &ops);
+            assert!(code == Some(1) && said.contains(because), "{arguments:?} {code:?}: {said}");
+        }
+    }
+}
+
 fn lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);

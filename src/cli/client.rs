@@ -1,6 +1,8 @@
 //! One connection to an endpoint, and calls signed as the SDKs sign them (V3).
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -79,6 +82,13 @@ impl Endpoint {
             None
         };
         Ok(Self { host: authority.as_str().to_owned(), address, tls })
+    }
+
+    /// The one at this address, with TLS if `tls` says whom to trust.
+    pub(super) fn at(address: SocketAddr, tls: Option<Arc<ClientConfig>>) -> Self {
+        let name = ServerName::from(address.ip());
+        let tls = tls.map(|config| (TlsConnector::from(config), name));
+        Self { host: address.to_string(), address: address.to_string(), tls }
     }
 
     pub(super) async fn connect(&self) -> Result<Connection, String> {

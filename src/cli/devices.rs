@@ -1,5 +1,4 @@
 use std::io::{self, BufWriter, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -9,7 +8,7 @@ use crate::config::Config;
 use crate::message::InstanceId;
 
 use super::client::Endpoint;
-use super::{Failure, demo, printable};
+use super::{Failure, demo, ops_port, printable};
 
 pub(super) const LONG_ABOUT: &str = "\
 List the sessions of an instance's devices: those that are connected, and those that are stored
@@ -48,8 +47,8 @@ pub(super) struct Arguments {
     /// Where the ops port is, as http://host[:port] or https://host[:port]
     #[arg(long, value_name = "URL", requires = "instance")]
     ops: Option<String>,
-    /// Whom to trust where the ops port speaks TLS; without it whom the system trusts
-    #[arg(long, value_name = "FILE")]
+    /// Whom to trust where --ops is https; without it whom the system trusts
+    #[arg(long, value_name = "FILE", requires = "ops")]
     ca: Option<PathBuf>,
     /// The ops port's token, if it asks for one
     #[arg(long, env = "WEIR_OPS_TOKEN", hide_env_values = true)]
@@ -107,8 +106,7 @@ struct Row<'d> {
 
 /// Asks a running weir for its devices, and prints them.
 pub(super) fn run(config: Option<&Path>, arguments: &Arguments) -> Result<(), Failure> {
-    let (ops, instances) = whom_to_ask(config, arguments)?;
-    let endpoint = Endpoint::parse(&ops, arguments.ca.as_deref(), None).map_err(Failure::Usage)?;
+    let (endpoint, instances) = whom_to_ask(config, arguments)?;
     let token = arguments.token.as_deref();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -153,31 +151,24 @@ enum Ended {
 fn whom_to_ask(
     config: Option<&Path>,
     arguments: &Arguments,
-) -> Result<(String, Vec<InstanceId>), Failure> {
+) -> Result<(Endpoint, Vec<InstanceId>), Failure> {
     if let (Some(ops), Some(instance)) = (&arguments.ops, &arguments.instance) {
-        return Ok((ops.clone(), vec![instance.clone()]));
+        let endpoint = Endpoint::parse(ops, arguments.ca.as_deref(), None);
+        return Ok((endpoint.map_err(Failure::Usage)?, vec![instance.clone()]));
     }
     let places = match config {
         Some(path) => Config::places(path)?,
         None => demo::places()?,
     };
-    let mut ops = places.ops_listen;
-    if ops.port() == 0 {
+    if places.ops_listen.port() == 0 {
         let said = "ops.listen has port 0, so nobody knows where it is: give --ops and --instance";
         return Err(Failure::Failed(said.to_owned()));
-    }
-    if ops.ip().is_unspecified() {
-        ops.set_ip(match ops.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
     }
     let instances = match &arguments.instance {
         Some(instance) => vec![instance.clone()],
         None => places.instances,
     };
-    let scheme = if places.ops_tls { "https" } else { "http" };
-    Ok((format!("{scheme}://{ops}"), instances))
+    Ok((ops_port::endpoint(places.ops_listen, places.ops_tls.as_ref())?, instances))
 }
 
 async fn ask(

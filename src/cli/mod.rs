@@ -13,6 +13,7 @@ mod journal;
 mod logging;
 mod man;
 mod notify;
+mod ops_port;
 mod progress;
 mod ready;
 mod send;

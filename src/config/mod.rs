@@ -95,8 +95,8 @@ pub struct Config {
 pub struct Places {
     /// Its ops port.
     pub ops_listen: SocketAddr,
-    /// Whether that speaks TLS.
-    pub ops_tls: bool,
+    /// Its certificate there, if that speaks TLS.
+    pub ops_tls: Option<crate::tls::Config>,
     /// Its instances.
     pub instances: Vec<InstanceId>,
 }
@@ -127,11 +127,13 @@ impl Config {
     pub fn places(path: &Path) -> Result<Places, ConfigError> {
         let (origin, text) = text_of(path)?;
         let file = read(&origin, &text)?;
+        let wrong = |text| ConfigError { origin: origin.clone(), text };
+        let ops_tls = tls::read("ops.tls", file.ops.tls.as_ref()).map_err(wrong)?;
         let ids = file.instances.iter().map(|instance| InstanceId::parse(&instance.id));
         let instances = ids.collect::<Result<_, _>>();
         let instances = instances
             .map_err(|error| ConfigError { origin, text: format!("instances.id: {error}") })?;
-        Ok(Places { ops_listen: file.ops.listen, ops_tls: file.ops.tls.is_some(), instances })
+        Ok(Places { ops_listen: file.ops.listen, ops_tls, instances })
     }
 
     /// Checks the text of a file; `origin` names it in errors.

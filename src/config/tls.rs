@@ -26,11 +26,20 @@ pub(super) enum Asked {
 
 /// `key` names the table in errors, such as `http.tls`.
 pub(super) fn check(key: &str, table: Option<&Tls>) -> Result<Option<tls::Config>, String> {
+    let config = read(key, table)?;
+    if let Some(config) = &config {
+        config.check().map_err(|error| format!("{key}.{error}"))?;
+    }
+    Ok(config)
+}
+
+/// The same, and looks at none of its files.
+pub(super) fn read(key: &str, table: Option<&Tls>) -> Result<Option<tls::Config>, String> {
     let Some(table) = table else { return Ok(None) };
     if table.client_cert.is_some() && table.client_ca.is_none() {
         return Err(format!("{key}.client_cert needs {key}.client_ca: name the CA to check by"));
     }
-    let config = tls::Config {
+    Ok(Some(tls::Config {
         cert: table.cert.clone(),
         key: table.key.clone(),
         client_ca: table.client_ca.clone(),
@@ -38,7 +47,5 @@ pub(super) fn check(key: &str, table: Option<&Tls>) -> Result<Option<tls::Config
             None | Some(Asked::Required) => ClientCert::Required,
             Some(Asked::Optional) => ClientCert::Optional,
         },
-    };
-    config.check().map_err(|error| format!("{key}.{error}"))?;
-    Ok(Some(config))
+    }))
 }

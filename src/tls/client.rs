@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use super::files;
 use super::{Because, TlsError};
@@ -30,11 +30,7 @@ pub fn client(
         Some(path) => files::roots("ca_file", path)?,
         None => system_roots()?,
     };
-    let unsupported = |error| TlsError::new("ca_file", Path::new("-"), Because::Rustls(error));
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(unsupported)?
-        .with_root_certificates(roots);
+    let builder = builder()?.with_root_certificates(roots);
     let config = match identity {
         None => builder.with_no_client_auth(),
         Some(Identity { cert, key }) => {
@@ -46,6 +42,14 @@ pub fn client(
         }
     };
     Ok(Arc::new(config))
+}
+
+/// A client that does not know yet whom to trust.
+pub(super) fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    let unsupported = |error| TlsError::new("ca_file", Path::new("-"), Because::Rustls(error));
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(unsupported)
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {

@@ -5,6 +5,7 @@
 
 mod client;
 mod files;
+mod pin;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub use client::{Identity, client};
+pub use pin::pinned;
 pub use server::{POLL_EVERY, Server, keep_fresh};
 
 /// The files of a TLS listener, all of them PEM.

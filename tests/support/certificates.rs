@@ -39,7 +39,12 @@ impl Certificates {
 
     /// A new pair, good until the first of January of `year`.
     pub(crate) fn certify(&self, cert: &str, key: &str, year: i32) {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        self.certify_for(&["localhost", "127.0.0.1"], cert, key, year);
+    }
+
+    /// The same, for these names.
+    pub(crate) fn certify_for(&self, names: &[&str], cert: &str, key: &str, year: i32) {
+        let names: Vec<String> = names.iter().copied().map(str::to_owned).collect();
         let pair = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(names).expect("names");
         params.not_before = date_time_ymd(2020, 1, 1);
