@@ -10,6 +10,7 @@
 //! ```
 
 pub mod clock;
+mod deadline;
 pub mod message;
 pub mod metering;
 pub mod tls;

@@ -21,13 +21,14 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LINE_CHARS_MAX: usize = 100;
 
 /// Every module of the house, and the modules it may name besides itself and `clock`.
-const HOUSE: [(&str, &str); 17] = [
+const HOUSE: [(&str, &str); 18] = [
     ("clock", ""),
+    ("deadline", ""),
     ("message", ""),
     ("metering", "message"),
     ("tls", ""),
     ("admission", "message metering"),
-    ("wire", "message metering tls admission queue"),
+    ("wire", "deadline message metering tls admission queue"),
     ("queue", "message metering admission"),
     ("journal", "message metering admission"),
     ("shard", "message metering admission queue journal delivery"),

@@ -8,9 +8,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Deadlines;
 use super::crossing::{Aside, Crossing, Phase};
-use super::deadline::{ReadDeadline, Wait, WriteDeadline};
+use super::deadline::{ReadDeadline, Wait};
 use super::long_target::{self, Line};
 use super::request::{BodySpace, Room};
+use crate::deadline::WriteDeadline;
 
 /// How much of a line that is too long is read to its end, and of a body nobody wants, so that the
 /// client reads its answer instead of a reset.
