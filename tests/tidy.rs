@@ -34,7 +34,7 @@ const HOUSE: [(&str, &str); 18] = [
     ("shard", "message metering admission queue journal delivery"),
     ("delivery", "message metering tls journal"),
     ("ledger", "message metering journal"),
-    ("ops", "message metering tls ledger"),
+    ("ops", "deadline message metering tls ledger"),
     ("config", "message metering tls admission wire queue journal shard delivery ledger ops"),
     (
         "pipeline",

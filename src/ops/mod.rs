@@ -5,6 +5,7 @@
 mod devices;
 mod page;
 mod readiness;
+mod socket;
 mod token;
 mod usage;
 
@@ -34,12 +35,15 @@ use crate::metering::{EXPOSITION_TYPE, Registry};
 use crate::tls;
 
 use page::Page;
+use socket::Socket;
 use usage::Desk;
 
 /// Connections served at once; a scraper, a balancer and a few people need far fewer.
 const CONNECTIONS_MAX: usize = 64;
 /// From an accepted connection, or the last answer, to the end of the next request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a client to take any byte of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an accept that failed for want of file descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -60,6 +64,7 @@ pub struct Ops {
     tls: Option<Arc<tls::Server>>,
     openapi: Bytes,
     devices: DeviceBoard,
+    write_timeout: Duration,
 }
 
 impl Ops {
@@ -76,7 +81,8 @@ impl Ops {
         let usage = Desk::new(usage, clock);
         let devices = DeviceBoard::default();
         let openapi = openapi.into();
-        Self { readiness, registry, usage, devices, openapi, token: None, tls: None }
+        let (token, tls, write_timeout) = (None, None, WRITE_TIMEOUT);
+        Self { readiness, registry, usage, devices, openapi, token, tls, write_timeout }
     }
 
     /// Where the devices of a broker are to be shown.
@@ -128,6 +134,7 @@ impl Ops {
     }
 
     async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
+        let write_timeout = self.write_timeout;
         let service = service_fn(move |request: Request<Incoming>| {
             let ops = self.clone();
             async move { Ok::<_, Infallible>(ops.answer(&request).await) }
@@ -135,7 +142,7 @@ impl Ops {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Socket::new(stream, write_timeout)), service)
             .await;
         if let Err(error) = served {
             tracing::debug!(%error, "ops: connection ended");

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::page::plain;
 use super::{JSON, TEXT, text};
@@ -17,7 +17,8 @@ use crate::clock::{Clock, UnixMillis};
 use crate::ledger::{By, Query, QueryError, Reader, Span};
 use crate::message::{INSTANCE_ID_BYTES_MAX, InstanceId};
 
-/// Queries that run at once; each takes a thread that may block, and a connection of the port.
+/// Queries that run, or whose answers are being written, at once; each takes a thread that may
+/// block, a connection of the port, and the memory of its answer.
 const QUERIES_MAX: usize = 2;
 /// Queries that run or wait for those; a dashboard asks about eight at once.
 const QUERIES_WAITING_MAX: usize = 24;
@@ -62,19 +63,31 @@ impl Desk {
             return text(503, TEXT, "weir stops\n");
         };
         let reader = Arc::clone(&self.reader);
-        let read = tokio::task::spawn_blocking(move || {
-            let answer = read(&reader, &asked);
-            drop((place, in_line));
-            answer
-        });
-        match read.await {
+        let places = [place, in_line];
+        match tokio::task::spawn_blocking(move || read(&reader, &asked, places)).await {
             Ok(answer) => answer,
             Err(error) => text(500, TEXT, format!("{error}\n")),
         }
     }
 }
 
-fn read(reader: &Reader, asked: &Asked) -> Response<Full<Bytes>> {
+/// An answer's rows. Its places are taken until they are written, or their client is gone.
+struct Rows {
+    json: Vec<u8>,
+    _places: [OwnedSemaphorePermit; 2],
+}
+
+impl AsRef<[u8]> for Rows {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
+fn read(
+    reader: &Reader,
+    asked: &Asked,
+    places: [OwnedSemaphorePermit; 2],
+) -> Response<Full<Bytes>> {
     let mut usage = match reader.usage(&asked.query) {
         Ok(usage) => usage,
         Err(error) => return text(500, TEXT, format!("{error}\n")),
@@ -90,11 +103,11 @@ fn read(reader: &Reader, asked: &Asked) -> Response<Full<Bytes>> {
         );
         return text(400, TEXT, said);
     }
-    let mut body = vec![];
-    if let Err(error) = usage.write_json(&mut body) {
+    let mut json = vec![];
+    if let Err(error) = usage.write_json(&mut json) {
         return text(500, TEXT, format!("{error}\n"));
     }
-    let mut response = text(200, JSON, body);
+    let mut response = text(200, JSON, Bytes::from_owner(Rows { json, _places: places }));
     response.headers_mut().insert(BEHIND, HeaderValue::from(usage.behind));
     response
 }
@@ -195,6 +208,7 @@ pub(super) fn responses() -> Value {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::ledger::{FILE, Ledger};
 
     const NOW: UnixMillis = UnixMillis(1_795_413_630_000); // 2026-11-23T06:00:30Z
 
@@ -253,5 +267,18 @@ mod tests {
         assert_eq!(desk.answer(None).await.status(), 503);
         drop(busy);
         assert_eq!(waiting.await.status(), 500);
+    }
+
+    #[tokio::test]
+    async fn a_query_has_its_place_until_its_answer_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        Ledger::open(&folder.path().join(FILE)).unwrap();
+        let desk = Desk::new(Reader::new(folder.path()), Arc::new(ManualClock::at(NOW)));
+        let unread = [desk.answer(None).await, desk.answer(None).await];
+        assert_eq!(unread.each_ref().map(|answer| answer.status().as_u16()), [200, 200]);
+        assert_eq!(desk.places.available_permits(), 0);
+        drop(unread);
+        assert_eq!(desk.places.available_permits(), QUERIES_MAX);
+        assert_eq!(desk.line.available_permits(), QUERIES_WAITING_MAX);
     }
 }
