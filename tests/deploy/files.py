@@ -38,6 +38,9 @@ def compose():
             fault(path, f"prepare does not make the secret {name}")
     for name, service in file["services"].items():
         where = f"{path}, {name}"
+        # A drain ends with 0, so that `on-failure` leaves it down after a reboot.
+        if service.get("restart") != "unless-stopped":
+            fault(where, "is not started again after a reboot")
         if build := service.get("build"):
             context = path.parent / build["context"]
             exists(where, context / build["dockerfile"])
