@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,8 +59,32 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     // Some systems carry certificates that rustls does not take; the others are trusted.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let named = std::env::var_os("SSL_CERT_FILE").unwrap_or_else(|| "the system's".into());
-        return Err(TlsError::new("ca_file", Path::new(&named), Because::NoCertificate));
+        let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find_map(std::env::var_os);
+        return Err(no_roots(named));
     }
     Ok(roots)
+}
+
+/// Where none were found: `named` by the environment, or else the system's own place.
+fn no_roots(named: Option<OsString>) -> TlsError {
+    match named {
+        Some(path) => TlsError::new("ca_file", Path::new(&path), Because::NoCertificate),
+        None => TlsError::new("ca_file", Path::new("of the system"), Because::NoSystemRoots),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_without_certificates_is_told_what_to_install() {
+        let said = no_roots(None).to_string();
+        assert!(
+            said.ends_with("no certificates: install ca-certificates, or name a file"),
+            "{said}"
+        );
+        let said = no_roots(Some("/etc/empty.pem".into())).to_string();
+        assert_eq!(said, "ca_file /etc/empty.pem: it holds no certificate in PEM");
+    }
 }

@@ -64,6 +64,8 @@ enum Because {
     TooLong,
     #[error("it holds no certificate in PEM")]
     NoCertificate,
+    #[error("it has no certificates: install ca-certificates, or name a file")]
+    NoSystemRoots,
     #[error("it holds no key in PEM: PKCS #8, PKCS #1 or SEC 1, not encrypted")]
     NoKey,
     #[error("it is not PEM ({0})")]

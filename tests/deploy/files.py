@@ -79,7 +79,7 @@ def docker():
     for kept in (line[1:] for line in ignored if line.startswith("!")):
         exists(".dockerignore", Path(kept))
     text = path.read_text()
-    for word in ("USER 10001", "HEALTHCHECK", "--locked"):
+    for word in ("USER 10001", "HEALTHCHECK", "--locked", "ca-certificates"):
         if word not in text:
             fault(path, f"is without {word}")
 
