@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::file::File;
 
@@ -25,10 +25,49 @@ pub(super) fn check(file: &File) -> Result<(), String> {
         listeners.truncate(2);
     }
     for (at, (key, address)) in listeners.iter().enumerate() {
-        let same = |(_, other): &&(&str, SocketAddr)| other == address && address.port() != 0;
-        if let Some((other, _)) = listeners[at + 1..].iter().find(same) {
+        let clash = listeners[at + 1..].iter().find(|(_, other)| clashes(*address, *other));
+        let Some((other, its)) = clash else { continue };
+        if its == address {
             return Err(format!("{key} and {other} are both {address}: give each its own"));
         }
+        return Err(format!(
+            "{key} {address} and {other} {its} overlap: give each a port of its own"
+        ));
     }
     Ok(())
+}
+
+/// Whether a connection could be for either. One listener on `[::]` takes those of IPv4 as well.
+fn clashes(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |all: IpAddr, ip: IpAddr| match all {
+        IpAddr::V4(all) => all.is_unspecified() && ip.is_ipv4(),
+        IpAddr::V6(all) => all.is_unspecified(),
+    };
+    let [a, b] = [one, other].map(|address| address.ip().to_canonical());
+    one.port() != 0 && one.port() == other.port() && (a == b || covers(a, b) || covers(b, a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_listeners_clash_where_one_could_take_the_others_connections() {
+        for (one, other, expected) in [
+            ("127.0.0.1:7", "127.0.0.1:7", true),
+            ("0.0.0.0:7", "127.0.0.1:7", true),
+            ("[::]:7", "127.0.0.1:7", true),
+            ("[::]:7", "0.0.0.0:7", true),
+            ("[::]:7", "[::1]:7", true),
+            ("[::ffff:127.0.0.1]:7", "127.0.0.1:7", true),
+            ("0.0.0.0:7", "[::1]:7", false),
+            ("127.0.0.1:7", "127.0.0.2:7", false),
+            ("0.0.0.0:7", "127.0.0.1:8", false),
+            ("0.0.0.0:0", "127.0.0.1:0", false),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse().unwrap());
+            assert_eq!(clashes(one, other), expected, "{one} {other}");
+            assert_eq!(clashes(other, one), expected, "{other} {one}");
+        }
+    }
 }

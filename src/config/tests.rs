@@ -115,6 +115,7 @@ fn a_bad_key_is_refused_by_name_with_the_fix() {
         ("slots = 16", "slot = 16", "unknown field `slot`"),
         ("\"somewhere\"", "\"\"", "data_dir is empty"),
         ("127.0.0.1:0", "0.0.0.0:8081", "http.listen and ops.listen are both 0.0.0.0:8081"),
+        ("127.0.0.1:0", "127.0.0.1:8081", "http.listen 127.0.0.1:8081 and ops.listen 0.0.0.0:8081"),
     ];
     for (good, bad, said) in cases {
         assert!(GOOD.contains(good), "{good}");
