@@ -128,7 +128,6 @@ impl Failure {
 /// Runs the command line of this process.
 #[must_use]
 pub fn run() -> ExitCode {
-    crate::tls::install_provider();
     let arguments = Arguments::parse();
     tls::install_provider();
     let config = arguments.config.as_deref();
