@@ -11,19 +11,10 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{INSTANCE, KEY_ID, SECRET, Weir};
+use support::{INSTANCE, KEY_ID, SECRET, SLOW, SLOW_SETTINGS, Weir};
 
 /// Another seed is another run; this one is the same everywhere.
 const SEED: u32 = 1;
-const SLOW: &str = "post-cn-throttled01";
-const SETTINGS: &str = r#"
-    [[instances]]
-    id = "post-cn-throttled01"
-    account = "1000000000000001"
-    topics = ["TopicA"]
-    qps = 1
-    burst = 1
-"#;
 /// What any answer has to be, whatever was asked.
 const ALWAYS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
     response_headers_conformance,response_schema_conformance,unsupported_method,\
@@ -75,7 +66,7 @@ fn the_ops_port_serves_the_document() {
 
 #[test]
 fn every_answer_of_the_data_port_is_as_described() {
-    let weir = Weir::start_with(SETTINGS);
+    let weir = Weir::start_with(SLOW_SETTINGS);
     let signing =
         [("SCHEMATHESIS_HOOKS", "sign"), ("WEIR_KEY_ID", KEY_ID), ("WEIR_SECRET", SECRET)];
     let drawn = ["--include-path", "/", "--max-examples", "40"];

@@ -17,22 +17,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use support::{
-    Device, INSTANCE, KEY_ID, Lines, Owned, SECRET, Subscriber, TOPIC, Weir, device, sdk_file,
-    start_tool,
+    Device, INSTANCE, KEY_ID, Lines, Owned, SECRET, SLOW, SLOW_SETTINGS, Subscriber, TOPIC, Weir,
+    device, sdk_file, start_tool,
 };
 
 /// Largest payload: 64 KiB after decoding.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
-/// An instance that is throttled at the second message of a second.
-const SLOW: &str = "post-cn-throttled01";
-const SLOW_SETTINGS: &str = r#"
-    [[instances]]
-    id = "post-cn-throttled01"
-    account = "1000000000000001"
-    topics = ["TopicA"]
-    qps = 1
-    burst = 1
-"#;
 /// What SDKs encode differently, all allowed in a topic: some of it bare, some escaped, some `+`.
 const AWKWARD_TOPIC: &str = "TopicA/ü 世 *'()!~&=%2B;:@";
 

@@ -23,6 +23,16 @@ pub(crate) const KEY_ID: &str = "LTAI5tIntegrationTest001";
 pub(crate) const SECRET: &str = "integrationTestSecret000000001";
 pub(crate) const INSTANCE: &str = "post-cn-integration1";
 pub(crate) const TOPIC: &str = "TopicA";
+/// Another of its instances, which is throttled at the second message of a second.
+pub(crate) const SLOW: &str = "post-cn-throttled01";
+pub(crate) const SLOW_SETTINGS: &str = r#"
+    [[instances]]
+    id = "post-cn-throttled01"
+    account = "1000000000000001"
+    topics = ["TopicA"]
+    qps = 1
+    burst = 1
+"#;
 
 #[expect(clippy::disallowed_methods, reason = "a deadline for processes outside this one")]
 pub(crate) fn now() -> Instant {
