@@ -174,3 +174,36 @@ fn a_kill_in_the_middle_of_it_loses_no_letter() {
         out(&weir, &[]).ends_with("\n0 dead letters\n").then_some(())
     });
 }
+
+/// What a command prints that root runs: whoever runs the tests, or by a sudo that asks nothing.
+fn as_root(program: &str, arguments: &[&str]) -> String {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(if is_root { program } else { "sudo" });
+    if !is_root {
+        command.args(["-n", program]);
+    }
+    let ran = command.args(arguments).output().expect("it runs: install sudo, or be root");
+    let why = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{program} {arguments:?} as root, or by `sudo -n`: {why}");
+    String::from_utf8(ran.stdout).expect("text")
+}
+
+#[test]
+fn what_root_requeues_belongs_to_weirs_user_behind_a_folder_that_is_closed_to_it() {
+    let mut weir = Weir::start();
+    lay(&weir, INSTANCE, 1..4);
+    assert_eq!(weir.terminate(), Some(0), "{}", weir.log());
+    let data = folder(&weir).parent().expect("the data directory").display().to_string();
+    let config = weir.config_file().display().to_string();
+    as_root("chown", &["-R", "4711:4712", &data]);
+    let requeue = ["--config", &config, "journal", "dead-letters", "requeue", "--all"];
+    let said = as_root(env!("CARGO_BIN_EXE_weir"), &requeue);
+    assert!(said.starts_with("3 letters are requeued"), "{said}");
+    let strange = ["!", "(", "-uid", "4711", "-gid", "4712", ")"];
+    assert_eq!(as_root("find", &[&[data.as_str()], &strange[..]].concat()), "");
+    // From here on it is the tests' again.
+    let user = rustix::process::geteuid().as_raw().to_string();
+    as_root("chown", &["-R", &user, &data]);
+    let table = out(&weir, &[]);
+    assert!(table.ends_with("0 dead letters; 3 requeued and not delivered yet\n"), "{table}");
+}

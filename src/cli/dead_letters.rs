@@ -2,13 +2,15 @@ use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Write};
 use std::ops::{ControlFlow, RangeInclusive};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde_json::{Value, json};
 
 use crate::admission::format_timestamp;
@@ -58,7 +60,8 @@ or that waits too long again, becomes a dead letter again.
 A letter is requeued once this command has said so, or not at all: a crash of either side loses
 none. A crash of weir may deliver up to 64 of them twice, or list them twice.
 
-Run it as the user weir runs as: weir has to be able to remove what this writes.";
+Run it as the user weir runs as, or as root, which becomes that user for it: weir has to be able to
+remove what this writes.";
 
 pub(super) const REQUEUE_AFTER_HELP: &str = "\
 weir_dead_letters_requeued_total counts what became of them, by outcome: delivered, or dead again.
@@ -286,9 +289,9 @@ fn summary(shown: u64, counted: Counted) -> String {
 }
 
 fn requeue(data_dir: &Path, chosen: &Chosen) -> Result<(), Failure> {
-    check_owner(data_dir)?;
-    let mut requeue = Requeue::begin(data_dir).map_err(failed)?;
-    let shelf = Shelf::new(data_dir);
+    let data_dir = as_owner(data_dir)?;
+    let mut requeue = Requeue::begin(&data_dir).map_err(failed)?;
+    let shelf = Shelf::new(&data_dir);
     let now = SystemClock.unix();
     let mut requeued: u64 = 0;
     if chosen.all {
@@ -340,17 +343,33 @@ fn find(shelf: &Shelf, chosen: &Chosen) -> Result<Vec<(Place, Letter)>, Failure>
     }
 }
 
-/// What another user writes here, weir could not remove.
-fn check_owner(data_dir: &Path) -> Result<(), Failure> {
+/// What another user writes here, weir could not remove. So root goes on as the directory's owner,
+/// from within it: the way there is closed to that one where it is systemd's `DynamicUser`.
+fn as_owner(data_dir: &Path) -> Result<PathBuf, Failure> {
     let because = |error| Failure::because(&data_dir.display().to_string(), error);
-    let owner = std::fs::metadata(data_dir).map_err(because)?.uid();
-    let user = rustix::process::geteuid().as_raw();
-    if owner == user {
-        return Ok(());
+    let dir = std::fs::metadata(data_dir).map_err(because)?;
+    let user = rustix::process::geteuid();
+    if dir.uid() == user.as_raw() {
+        return Ok(data_dir.to_owned());
     }
-    Err(Failure::Failed(format!(
-        "{}: it belongs to user {owner} and you are {user}; run this as weir's user, such as with \
-         sudo -u '#{owner}'",
-        data_dir.display()
-    )))
+    if !user.is_root() {
+        return Err(Failure::Failed(format!(
+            "{}: it belongs to user {} and you are {}; run this as weir's user or as root",
+            data_dir.display(),
+            dir.uid(),
+            user.as_raw()
+        )));
+    }
+    std::env::set_current_dir(data_dir).map_err(because)?;
+    become_user(dir.uid(), dir.gid()).map_err(because)?;
+    Ok(PathBuf::from("."))
+}
+
+/// Gives up what this thread may do as root; no other has been started.
+fn become_user(user: u32, group: u32) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(group, group, group)?;
+    set_thread_res_uid(user, user, user)?;
+    Ok(())
 }
