@@ -53,7 +53,9 @@ bench: ## Measure each stage, and all of them end to end
 
 .PHONY: deb
 deb: $(TOOLS)/bin/cargo-deb ## Build the Debian package, target/debian/weir_*.deb
-	cargo deb --locked
+	cargo build --release --locked --bin weir
+	deploy/debian/prepare target/release/weir target/deb
+	cargo deb --locked --no-build
 
 .PHONY: load
 load: tools ## Run a load test; SCRIPT=limit, and load-tests/run --help

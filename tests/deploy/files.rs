@@ -1,5 +1,6 @@
 //! The files of `deploy/` that no process here can run: they are checked instead.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -47,10 +48,25 @@ fn every_file_of_the_package_is_there() {
     let file: Table = text.parse().expect("it is TOML");
     let package = &file["package"]["metadata"]["deb"];
     let assets = package["assets"].as_array().expect("a list of files");
-    for asset in assets {
-        let path = asset[0].as_str().expect("a path").trim_end_matches("/*");
-        assert!(path == "target/release/weir" || checkout().join(path).exists(), "{path}");
+    let assets = assets.iter().map(|asset| asset[0].as_str().expect("a path"));
+    let (built, kept): (Vec<_>, Vec<_>) = assets.partition(|path| path.starts_with("target/"));
+    for path in kept.iter().map(|path| path.trim_end_matches("/*")) {
+        assert!(checkout().join(path).exists(), "{path}");
     }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut prepare = Command::new(shipped("debian/prepare"));
+    succeeds(prepare.arg(env!("CARGO_BIN_EXE_weir")).arg(folder.path()));
+    let mut missed: BTreeSet<_> = std::fs::read_dir(folder.path())
+        .expect("a folder")
+        .map(|file| file.expect("a file").file_name().into_string().expect("text"))
+        .collect();
+    for path in built.iter().filter_map(|path| path.strip_prefix("target/deb/")) {
+        let before = missed.len();
+        missed
+            .retain(|name| !path.strip_prefix('*').map_or(name == path, |end| name.ends_with(end)));
+        assert!(missed.len() < before, "prepare does not make {path}");
+    }
+    assert!(missed.is_empty(), "the package leaves out {missed:?}");
     for key in ["maintainer-scripts", "readme"] {
         let path = package.get(key).or_else(|| file["package"].get(key));
         let path = path.and_then(toml::Value::as_str).expect("a path");
