@@ -38,7 +38,9 @@ impl Subscriber {
 
     /// The device with the stored session again; it subscribes to nothing.
     pub(crate) fn come_back(address: SocketAddr) -> Self {
-        Self::connect(address, Session::Stored, false)
+        let subscriber = Self::connect(address, Session::Stored, false);
+        assert!(!subscriber.thread.is_finished(), "its connection lasts");
+        subscriber
     }
 
     fn connect(address: SocketAddr, session: Session, subscribes: bool) -> Self {
