@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
-use rmqtt::codec::v5::PublishAckReason;
+use rmqtt::codec::v5::{PublishAckReason, PublishProperties};
 use rmqtt::types::{ClientId, Publish};
 
 use super::config::MESSAGE_OVERHEAD_BYTES;
@@ -84,7 +84,7 @@ impl Publishes {
         }
         Topic::parse(&publish.topic).map_err(|_| PublishRefused::TopicInvalid)?;
         let fits = publish.payload.len() <= PAYLOAD_BYTES_MAX
-            && property_bytes(publish) <= PROPERTY_BYTES_MAX;
+            && publish.properties.as_ref().map_or(0, property_bytes) <= PROPERTY_BYTES_MAX;
         fits.then_some(()).ok_or(PublishRefused::TooLarge)
     }
 
@@ -102,13 +102,12 @@ impl Publishes {
 
 /// What a message costs while it waits or is kept, in bytes.
 pub(super) fn weight_bytes(publish: &Publish) -> usize {
-    publish.payload.len() + publish.topic.len() + property_bytes(publish) + MESSAGE_OVERHEAD_BYTES
+    let properties = publish.properties.as_ref().map_or(0, property_bytes);
+    publish.payload.len() + publish.topic.len() + properties + MESSAGE_OVERHEAD_BYTES
 }
 
-fn property_bytes(publish: &Publish) -> usize {
-    let Some(properties) = &publish.properties else {
-        return 0;
-    };
+/// What the properties of a message cost, in bytes.
+pub(super) fn property_bytes(properties: &PublishProperties) -> usize {
     let user = properties.user_properties.iter();
     let user: usize =
         user.map(|(name, value)| name.len() + value.len() + PROPERTY_OVERHEAD_BYTES).sum();
@@ -137,7 +136,6 @@ impl governor::clock::Clock for Elapsed {
 mod tests {
     use bytes::Bytes;
     use rmqtt::codec::types::Publish as Packet;
-    use rmqtt::codec::v5::PublishProperties;
     use rmqtt::types::QoS;
 
     use super::*;

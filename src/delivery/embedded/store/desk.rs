@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::rows::{Body, Copy, Retained, SessionKey, SessionRow, Subscription};
 
-/// What a waiting copy, session or subscription costs in memory beside its body, in bytes.
+/// What a row that waits to be written costs in memory beside a body, in bytes; to be changed or
+/// removed as well.
 const ROW_BYTES: usize = 256;
 
 /// A copy's place: its session, and its number in the order of all copies.
@@ -29,7 +30,8 @@ pub(super) struct Batch {
     pub(super) retained: BTreeMap<(String, String), Option<Retained>>,
     /// Writes down that weir was here.
     pub(super) seen: bool,
-    bytes: usize,
+    /// Of the bodies, those of retained messages among them.
+    body_bytes: usize,
 }
 
 impl Batch {
@@ -45,8 +47,17 @@ impl Batch {
             && !self.seen
     }
 
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
+    /// What it takes in memory, nearly.
+    pub(super) fn bytes(&self) -> usize {
+        let rows = self.sessions.len()
+            + self.subscriptions.len()
+            + self.bodies.len()
+            + self.bodies_gone.len()
+            + self.copies.len()
+            + self.copies_gone.len()
+            + self.packets.len()
+            + self.retained.len();
+        self.body_bytes + rows * ROW_BYTES
     }
 
     fn forget(&mut self, session: SessionKey) {
@@ -54,20 +65,11 @@ impl Batch {
         let gone: Vec<Place> = self.copies.range(copies).map(|(place, _)| *place).collect();
         for place in gone {
             self.copies.remove(&place);
-            self.bytes -= ROW_BYTES;
         }
         self.copies_gone.retain(|place| place.0 != session);
         self.packets.retain(|place, _| place.0 != session);
-        let (before, rows) = (self.subscriptions.len(), &mut self.subscriptions);
-        rows.retain(|(of, _), _| *of != session);
-        self.bytes -= (before - self.subscriptions.len()) * ROW_BYTES;
+        self.subscriptions.retain(|(of, _), _| *of != session);
     }
-}
-
-/// A body that copies need.
-struct Needed {
-    copies: usize,
-    bytes: usize,
 }
 
 /// The open batch, and an index of everything that is stored or about to be.
@@ -75,7 +77,8 @@ pub(super) struct Desk {
     open: Batch,
     next: u64,
     sessions: HashMap<SessionKey, BTreeMap<u64, u64>>,
-    bodies: HashMap<u64, Needed>,
+    /// How many copies need a body.
+    bodies: HashMap<u64, usize>,
 }
 
 impl Desk {
@@ -120,9 +123,9 @@ impl Desk {
     }
 
     /// A copy that the file holds already.
-    pub(super) fn adopt_copy(&mut self, (session, number): Place, body: u64, bytes: usize) {
+    pub(super) fn adopt_copy(&mut self, (session, number): Place, body: u64) {
         self.sessions.entry(session).or_default().insert(number, body);
-        self.bodies.entry(body).or_insert(Needed { copies: 0, bytes }).copies += 1;
+        *self.bodies.entry(body).or_default() += 1;
     }
 
     /// False if the session has ended.
@@ -135,9 +138,7 @@ impl Desk {
     }
 
     fn write_session(&mut self, key: SessionKey, row: Option<SessionRow>) {
-        if self.open.sessions.insert(key, row).is_none() {
-            self.open.bytes += ROW_BYTES;
-        }
+        self.open.sessions.insert(key, row);
     }
 
     /// Ends a session; how many copies went with it.
@@ -152,10 +153,8 @@ impl Desk {
     }
 
     pub(super) fn subscribe(&mut self, key: SessionKey, filter: &str, to: Option<Subscription>) {
-        if self.sessions.contains_key(&key)
-            && self.open.subscriptions.insert((key, filter.to_owned()), to).is_none()
-        {
-            self.open.bytes += ROW_BYTES;
+        if self.sessions.contains_key(&key) {
+            self.open.subscriptions.insert((key, filter.to_owned()), to);
         }
     }
 
@@ -172,15 +171,12 @@ impl Desk {
         let copies = self.sessions.get_mut(&key)?;
         let body_number = number.filter(|number| self.bodies.contains_key(number)).unwrap_or(place);
         copies.insert(place, body_number);
-        let needed = self.bodies.entry(body_number).or_insert_with(|| {
-            let bytes = body.bytes() + ROW_BYTES;
+        *self.bodies.entry(body_number).or_insert_with(|| {
             self.open.bodies.insert(body_number, Arc::clone(body));
-            self.open.bytes += bytes;
-            Needed { copies: 0, bytes }
-        });
-        needed.copies += 1;
+            self.open.body_bytes += body.bytes();
+            0
+        }) += 1;
         self.open.copies.insert((key, place), (body_number, copy));
-        self.open.bytes += ROW_BYTES;
         Some((place, body_number))
     }
 
@@ -201,9 +197,7 @@ impl Desk {
         let place = self.place(key, tag);
         let Some(copies) = self.sessions.get_mut(&key) else { return false };
         let Some(body) = copies.remove(&place.1) else { return false };
-        if self.open.copies.remove(&place).is_some() {
-            self.open.bytes -= ROW_BYTES;
-        } else {
+        if self.open.copies.remove(&place).is_none() {
             self.open.packets.remove(&place);
             self.open.copies_gone.insert(place);
         }
@@ -221,29 +215,26 @@ impl Desk {
         }
     }
 
-    fn release(&mut self, body: u64) {
-        let Some(needed) = self.bodies.get_mut(&body) else { return };
-        needed.copies -= 1;
-        if needed.copies > 0 {
+    fn release(&mut self, number: u64) {
+        let Some(copies) = self.bodies.get_mut(&number) else { return };
+        *copies -= 1;
+        if *copies > 0 {
             return;
         }
-        let bytes = needed.bytes;
-        self.bodies.remove(&body);
-        if self.open.bodies.remove(&body).is_some() {
-            self.open.bytes -= bytes;
+        self.bodies.remove(&number);
+        if let Some(body) = self.open.bodies.remove(&number) {
+            self.open.body_bytes -= body.bytes();
         } else {
-            self.open.bodies_gone.insert(body);
+            self.open.bodies_gone.insert(number);
         }
     }
 
     pub(super) fn retain(&mut self, instance: &str, topic: &str, message: Option<Retained>) {
-        let bytes = |row: &Option<Retained>| {
-            ROW_BYTES + row.as_ref().map_or(0, |retained| retained.body.bytes())
-        };
-        self.open.bytes += bytes(&message);
+        let bytes = |row: &Option<Retained>| row.as_ref().map_or(0, |row| row.body.bytes());
+        self.open.body_bytes += bytes(&message);
         let row = (instance.to_owned(), topic.to_owned());
         if let Some(former) = self.open.retained.insert(row, message) {
-            self.open.bytes -= bytes(&former);
+            self.open.body_bytes -= bytes(&former);
         }
     }
 }
@@ -319,16 +310,23 @@ mod tests {
     fn a_session_that_ends_takes_what_waits_to_be_written_with_it() {
         let mut desk = Desk::new(1);
         let (one, two) = (desk.create(row()), desk.create(row()));
+        let [gone, sent] = [(); 2].map(|()| desk.keep(one, None, &body(), copy()).unwrap().0);
         desk.take();
         for session in [one, two, one] {
             desk.keep(session, None, &body(), copy()).unwrap();
         }
-        desk.subscribe(one, "a/#", None);
-        assert_eq!(desk.end(one), 2);
+        desk.done(one, tag(gone));
+        desk.sent(one, tag(sent), 9);
+        for session in [one, two] {
+            desk.subscribe(session, "a/#", None);
+        }
+        assert_eq!(desk.end(one), 3);
         let batch = desk.take();
         assert_eq!(batch.sessions, BTreeMap::from([(one, None)]));
         assert_eq!((batch.copies.len(), batch.bodies.len()), (1, 1));
-        assert!(batch.subscriptions.is_empty());
+        assert!(batch.copies_gone.is_empty() && batch.packets.is_empty());
+        let filters: Vec<_> = batch.subscriptions.into_keys().collect();
+        assert_eq!(filters, [(two, "a/#".to_owned())]);
         assert_eq!(desk.keep(one, None, &body(), copy()), None);
         assert_eq!(desk.end(one), 0);
     }
@@ -351,7 +349,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_bytes_of_a_batch_are_those_of_its_rows(
-            steps in prop::collection::vec((0..6u8, 0..3usize), 0..60)
+            steps in prop::collection::vec((0..8u8, 0..3usize), 0..60)
         ) {
             let mut desk = Desk::new(1);
             let sessions = [(); 3].map(|()| desk.create(row()));
@@ -369,12 +367,22 @@ mod tests {
                     } }
                     3 => desk.subscribe(session, "a", None),
                     4 => { desk.end(session); }
+                    5 => { if let Some((session, place, _)) = places.last() {
+                        desk.sent(*session, tag(*place), 9);
+                    } }
+                    6 => desk.retain("post-cn-a", "a", (of > 0).then(|| Retained {
+                        body: (*body()).clone(),
+                        qos: QoS::AtLeastOnce,
+                        publisher: "c".into(),
+                    })),
                     _ => { desk.take(); }
                 }
                 let batch = desk.open();
-                let rows = batch.sessions.len() + batch.subscriptions.len() + batch.copies.len();
-                let bodies: usize =
-                    batch.bodies.values().map(|body| body.bytes() + ROW_BYTES).sum();
+                let rows = batch.sessions.len() + batch.subscriptions.len() + batch.copies.len()
+                    + batch.copies_gone.len() + batch.packets.len() + batch.bodies.len()
+                    + batch.bodies_gone.len() + batch.retained.len();
+                let kept = batch.retained.values().flatten().count();
+                let bodies = (batch.bodies.len() + kept) * body().bytes();
                 prop_assert_eq!(batch.bytes(), rows * ROW_BYTES + bodies);
             }
         }

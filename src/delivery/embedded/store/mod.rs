@@ -110,8 +110,8 @@ impl Store {
         let mut desk = Desk::new(loaded.next);
         for session in &loaded.sessions {
             desk.adopt_session(session.key);
-            for (place, number, body, _) in &session.copies {
-                desk.adopt_copy((session.key, *place), *number, body.bytes());
+            for (place, number, ..) in &session.copies {
+                desk.adopt_copy((session.key, *place), *number);
             }
         }
         let shared = Arc::new(Shared {
@@ -292,11 +292,11 @@ pub(super) const fn tag_of(place: u64) -> u32 {
 }
 
 impl Waiting {
-    const fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.desk.open().bytes() >= WAITING_BYTES_MAX
     }
 
-    const fn is_half_full(&self) -> bool {
+    fn is_half_full(&self) -> bool {
         self.desk.open().bytes() >= WAITING_BYTES_MAX / 2
     }
 }

@@ -9,6 +9,7 @@ use rmqtt::types::{
     Publish, QoS, SubOptionsV3, SubOptionsV5, SubscriptionOptions, TimestampMillis, TopicName,
 };
 
+use super::super::publishes::property_bytes;
 use crate::clock::UnixMillis;
 
 /// A stored session; a number is never given to two of them. Numbers begin at 1.
@@ -120,7 +121,7 @@ impl Body {
 
     /// What it takes in memory, nearly.
     pub(super) fn bytes(&self) -> usize {
-        self.topic.len() + self.payload.len()
+        self.topic.len() + self.payload.len() + property_bytes(&self.properties)
     }
 }
 

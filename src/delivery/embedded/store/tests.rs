@@ -181,6 +181,14 @@ async fn what_cannot_be_written_is_bounded_and_comes_through_when_the_disk_takes
     assert_eq!(open(&folder).1.sessions[0].copies.len(), taken);
 }
 
+#[test]
+fn the_properties_of_a_message_count_as_its_payload_does() {
+    let plain = body(b"x");
+    let mut described = (*plain).clone();
+    described.properties.correlation_data = Some(Bytes::from_static(&[7; 1_000]));
+    assert_eq!(described.bytes(), plain.bytes() + 1_000);
+}
+
 #[tokio::test]
 async fn a_closed_store_promises_nothing_more() {
     let folder = tempfile::tempdir().unwrap();
