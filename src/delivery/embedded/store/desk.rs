@@ -62,13 +62,11 @@ impl Batch {
 
     fn forget(&mut self, session: SessionKey) {
         let copies = (session, 0)..=(session, u64::MAX);
-        let gone: Vec<Place> = self.copies.range(copies).map(|(place, _)| *place).collect();
-        for place in gone {
-            self.copies.remove(&place);
-        }
-        self.copies_gone.retain(|place| place.0 != session);
-        self.packets.retain(|place, _| place.0 != session);
-        self.subscriptions.retain(|(of, _), _| *of != session);
+        self.copies.extract_if(copies.clone(), |_, _| true).for_each(drop);
+        self.copies_gone.extract_if(copies.clone(), |_| true).for_each(drop);
+        self.packets.extract_if(copies, |_, _| true).for_each(drop);
+        let filters = (session, String::new())..(SessionKey(session.0 + 1), String::new());
+        self.subscriptions.extract_if(filters, |_, _| true).for_each(drop);
     }
 }
 
