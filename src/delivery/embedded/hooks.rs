@@ -149,16 +149,17 @@ impl Handler for Hooks {
                 let drops = is_too_large(session, publish).await;
                 (!drops, drops.then_some(HookResult::MessageExpiry).or(so_far))
             }
-            Parameter::MessageDelivered(session, from, publish) => {
-                if stored::expiry(session, None).await.is_some() {
-                    keep_in_flight(session, from, publish).await;
-                }
+            // Without a tag it is nothing that is stored.
+            Parameter::MessageDelivered(session, from, publish)
+                if publish.delay_interval.is_some() =>
+            {
+                keep_in_flight(session, from, publish).await;
                 if let Some(tenant) = self.tenants.of(&session.id) {
                     tenant.sent(&session.id, publish);
                 }
                 (true, so_far)
             }
-            Parameter::MessageAcked(session, _, publish) => {
+            Parameter::MessageAcked(session, _, publish) if publish.delay_interval.is_some() => {
                 if let Some(tenant) = self.tenants.of(&session.id) {
                     tenant.done(&session.id, publish);
                 }
@@ -188,13 +189,12 @@ impl Handler for Hooks {
     }
 }
 
-/// Enters a message as in flight before it is written. rmqtt does so after, and so loses the one
-/// message whose write fails; its own entry replaces this one.
+/// Enters a stored message as in flight before it is written. rmqtt does so after, and so loses the
+/// one message whose write fails; its own entry replaces this one.
 async fn keep_in_flight(session: &Session, from: &From, publish: &Publish) {
     let status = match publish.qos {
-        QoS::AtMostOnce => return,
-        QoS::AtLeastOnce => MomentStatus::UnAck,
         QoS::ExactlyOnce => MomentStatus::UnReceived,
+        QoS::AtLeastOnce | QoS::AtMostOnce => MomentStatus::UnAck,
     };
     let message = OutInflightMessage::new(status, from.clone(), publish.clone());
     session.out_inflight().write().await.push_back(message);
