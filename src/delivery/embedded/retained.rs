@@ -11,6 +11,7 @@ use super::config::RETAINED_BYTES_MAX;
 use super::filters::covers;
 use super::publishes::weight_bytes;
 use super::store::{Body, Retained as Stored};
+use super::subscriptions::Recipient;
 
 /// The last message to a topic that was published with the retain flag.
 #[derive(Clone, Debug)]
@@ -42,13 +43,8 @@ impl Retained {
         if is_own || self.is_expired() {
             return None;
         }
-        let mut copy = self.publish.clone();
-        copy.qos = copy.qos.less_value(options.qos());
-        if let (Some(id), Some(properties)) =
-            (options.subscription_identifier(), &mut copy.properties)
-        {
-            properties.subscription_ids = vec![id];
-        }
+        let mut copy = Recipient::new(client_id, options).copy_of(&self.publish);
+        copy.retain = true;
         Some(copy)
     }
 }

@@ -88,7 +88,7 @@ impl Recipient {
         copy
     }
 
-    fn new(client_id: &ClientId, options: &SubscriptionOptions) -> Self {
+    pub(super) fn new(client_id: &ClientId, options: &SubscriptionOptions) -> Self {
         Self {
             client_id: client_id.clone(),
             qos: options.qos(),

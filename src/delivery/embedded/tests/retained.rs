@@ -56,12 +56,15 @@ async fn a_retained_message_comes_at_the_lower_qos_and_with_the_identifier() {
     let broken = start().await;
     let mut device = broken.device_v5("post-cn-a", CLIENT).await;
     device.publish("TopicA", b"kept", true, PublishProperties::default()).await;
-    for (qos, comes_at, id) in [
-        (V5QoS::AtMostOnce, V5QoS::AtMostOnce, 3),
-        (V5QoS::AtLeastOnce, V5QoS::AtLeastOnce, 4),
-        (V5QoS::ExactlyOnce, V5QoS::AtLeastOnce, 5),
+    let mut old = broken.device("post-cn-a", "GID_Test@@@old").await;
+    old.publish_retained("TopicA/old", b"without properties").await;
+    for (topic, qos, comes_at, id) in [
+        ("TopicA", V5QoS::AtMostOnce, V5QoS::AtMostOnce, 3),
+        ("TopicA", V5QoS::AtLeastOnce, V5QoS::AtLeastOnce, 4),
+        ("TopicA", V5QoS::ExactlyOnce, V5QoS::AtLeastOnce, 5),
+        ("TopicA/old", V5QoS::ExactlyOnce, V5QoS::AtLeastOnce, 6),
     ] {
-        let answer = device.subscribe_with(Filter::new("TopicA", qos), Some(id)).await;
+        let answer = device.subscribe_with(Filter::new(topic, qos), Some(id)).await;
         assert_eq!(answer, SubscribeReasonCode::Success(qos));
         let kept = device.receive().await;
         assert_eq!((kept.retain, kept.qos), (true, comes_at));
