@@ -73,7 +73,10 @@ const TABLES: &str = "
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database says so.
-    #[error("stored sessions {path}: {source}")]
+    #[error(
+        "stored sessions {path}: {source}; let weir read and write this file and its folder, or \
+         move the file away to begin without stored sessions and retained messages"
+    )]
     Database {
         /// The file.
         path: String,
@@ -82,7 +85,10 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The file is something else, or of another version.
-    #[error("stored sessions {path}: {found}; this weir reads format {FORMAT}")]
+    #[error(
+        "stored sessions {path}: {found}; this weir reads format {FORMAT}: start the one that \
+         wrote it, or move this file away to begin without stored sessions and retained messages"
+    )]
     Format {
         /// The file.
         path: String,
@@ -101,7 +107,7 @@ pub enum StoreError {
         place: String,
     },
     /// Its thread cannot be started.
-    #[error("stored sessions: no thread: {0}")]
+    #[error("stored sessions: no thread: {0}; allow this process one more thread")]
     Thread(std::io::Error),
 }
 

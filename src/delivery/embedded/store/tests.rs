@@ -246,18 +246,27 @@ fn the_tables_of_format_1_never_change() {
 
 #[tokio::test]
 async fn a_damaged_row_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let (store, _) = open(&folder);
-    let key = store.create(row("c"));
-    store.keep(key, &mut None, &body(b"x"), copy(0)).unwrap();
-    store.close().await;
-    for damage in ["UPDATE copy SET qos = 3", "DELETE FROM body"] {
+    for (damage, name) in [
+        ("UPDATE copy SET qos = 3", "copy 2"),
+        ("DELETE FROM body", "message 2"),
+        ("UPDATE subscription SET qos = 3", "subscription a/# of session 1"),
+        ("UPDATE retained SET qos = 3", "retained TopicA/x of post-cn-a"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = open(&folder);
+        let key = store.create(row("c"));
+        store.keep(key, &mut None, &body(b"x"), copy(0)).unwrap();
+        let (qos, publisher) = (QoS::AtLeastOnce, "lamp".into());
+        let options = SubOptionsV3 { qos, shared_group: None };
+        store.subscribe(key, "a/#", Some(Subscription(SubscriptionOptions::V3(options))));
+        let retained = Retained { body: (*body(b"kept")).clone(), qos, publisher };
+        store.retain("post-cn-a", "TopicA/x", Some(retained));
+        store.close().await;
         let file = Connection::open(folder.path().join(FILE)).unwrap();
         file.execute_batch(damage).unwrap();
         let errors = IntCounter::new("errors", "errors").unwrap();
         let opened = Store::open(folder.path(), Arc::new(ManualClock::at(NOW)), errors);
         let text = opened.err().unwrap().to_string();
-        assert!(text.contains("is not as it was written"), "{text}");
-        file.execute_batch("UPDATE copy SET qos = 1").unwrap();
+        assert!(text.contains(&format!(": {name} is not as it was written")), "{text}");
     }
 }
