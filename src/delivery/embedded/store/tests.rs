@@ -112,7 +112,7 @@ async fn taken_after<T>(store: &Store, wait: impl Future<Output = T>, undo: impl
     let (tell, told) = tokio::sync::oneshot::channel();
     let take = async {
         undo();
-        std::thread::spawn(move || tell.send(shared.take()));
+        std::thread::spawn(move || tell.send(shared.take()).is_ok());
         let taken = tokio::time::timeout(Duration::from_secs(10), told).await;
         let (number, batch) = taken.expect("a batch is asked for").unwrap().unwrap();
         assert!(batch.is_empty());
