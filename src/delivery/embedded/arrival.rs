@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_channel::mpsc;
 use rmqtt::inflight::MomentStatus;
 use rmqtt::session::{OfflineInfo, Session};
 use rmqtt::shared::Entry;
 use rmqtt::types::{
-    From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason, SessionTx,
-    SubsSearchResult, Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
+    From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason, SubsSearchResult,
+    Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
 };
 use tokio::sync::oneshot;
 
@@ -94,14 +93,13 @@ impl Arrival {
         // Without its task it is not read, and answered by that.
         let _ = tx.unbounded_send(ToSession::Kick(answer, self.id(), clean_start, is_admin));
         let answer = tokio::time::timeout(HAND_OVER_WITHIN, &mut answered).await;
-        let is_incomplete = !clean_start && !matches!(answer, Ok(Ok(())));
-        if let Some(tenant) = self.tenant.as_ref().filter(|_| is_incomplete) {
+        let is_handed_over = matches!(answer, Ok(Ok(())));
+        if clean_start {
+            // Nothing of it is wanted, and rmqtt need not ask again.
+            self.entry.remove().await?;
+        } else if let Some(tenant) = self.tenant.as_ref().filter(|_| !is_handed_over) {
             tenant.take_from_disk(&mut *self.entry, &former).await?;
             tenant.hold_for_arrival(&former.id.client_id);
-        } else {
-            // rmqtt need not ask again.
-            let (ended, _) = mpsc::unbounded();
-            self.entry.set(former, SessionTx::new(ended)).await?;
         }
         if answer.is_err() {
             // The task ends once it reads that somebody waits for it.
@@ -150,7 +148,14 @@ impl Entry for Arrival {
             tenant.hold_for_arrival(&self.entry.id().client_id);
         }
         self.take_from_former(clean_start, is_admin).await?;
-        let mut former = self.entry.kick(clean_start, clear_subscriptions, is_admin).await?;
+        let kicked = self.entry.kick(clean_start, clear_subscriptions, is_admin).await;
+        let mut former = match kicked {
+            // Asked again it just ended: without its task it is taken out.
+            Err(_) if self.entry.tx().is_none_or(|former| former.is_closed()) => {
+                self.entry.kick(clean_start, clear_subscriptions, is_admin).await?
+            }
+            kicked => kicked?,
+        };
         if let (Some(takeover), OfflineSession::Exist(Some(session))) =
             (&mut self.takeover, &mut former)
         {

@@ -185,7 +185,7 @@ async fn what_is_handed_on_does_not_wait_for_a_sweep_that_waits_for_the_arrival(
     while !tenant.backlogs.try_get(CLIENT).is_locked() {
         std::thread::yield_now();
     }
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = crossbeam_channel::bounded(1);
     let (held, mut publish) = (Arc::clone(&backlog), packet(&message("post-cn-a", "TopicA", b"")));
     std::thread::spawn(move || {
         tenant.keep_handed_on(&held, &mut publish);
