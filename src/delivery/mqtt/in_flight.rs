@@ -2,6 +2,9 @@ use std::collections::{HashSet, VecDeque};
 
 /// Connections a broker may close on one message, sent alone, before it is given up.
 pub(super) const STRIKES_MAX: u32 = 5;
+/// Messages that are given up without one acknowledged in between: a broker that closes on more of
+/// them closes on everything, and then it is the broker that ails.
+pub(super) const CONDEMNED_MESSAGES_MAX: u32 = 2;
 /// After a connection is lost on many messages, this share of them is sent at a time, until all of
 /// them are settled: the one the broker cannot stand is soon alone.
 const NARROWED_TO: usize = 8;
@@ -16,6 +19,8 @@ pub(super) struct InFlight<T> {
     last_id: u16,
     next_order: u64,
     narrowed: Option<Narrowed>,
+    /// Messages given up since the broker acknowledged one.
+    condemned: u32,
 }
 
 struct Held<T> {
@@ -53,6 +58,7 @@ impl<T> InFlight<T> {
             last_id: 0,
             next_order: 0,
             narrowed: None,
+            condemned: 0,
         }
     }
 
@@ -94,6 +100,13 @@ impl<T> InFlight<T> {
 
     /// The broker has answered for this packet id; none if it was not asked.
     pub(super) fn acknowledge(&mut self, id: u16) -> Option<T> {
+        let item = self.take_back(id)?;
+        self.condemned = 0;
+        Some(item)
+    }
+
+    /// The message [`Self::send`] gave this packet id cannot be sent at all.
+    pub(super) fn take_back(&mut self, id: u16) -> Option<T> {
         let held = self.take(id)?;
         self.widen();
         Some(held.item)
@@ -120,8 +133,10 @@ impl<T> InFlight<T> {
             // It was closed on nothing at all: that clears the oldest of suspicion.
             [] => self.waiting.front_mut().into_iter().for_each(|held| held.strikes = 0),
             [alone] if blamed => {
-                alone.strikes += 1;
-                if alone.strikes >= STRIKES_MAX {
+                alone.strikes = alone.strikes.saturating_add(1);
+                let is_guilty = self.condemned < CONDEMNED_MESSAGES_MAX;
+                if is_guilty && alone.strikes >= STRIKES_MAX {
+                    self.condemned += 1;
                     poison = sent.pop().map(|held| held.item);
                 }
                 self.narrow(1, 1);

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -193,12 +194,13 @@ impl Lane {
                 if read.map_err(Lost::Failed)? == 0 {
                     return Err(Lost::Closed);
                 }
-                session.heard = self.clock.now();
-                while let Some(received) = packet::read(session.version, &mut session.inbound)? {
-                    self.receive(received, session, backoff)?;
-                }
+                self.hear(session, backoff)?;
             }
-            Happened::Wrote(bytes) => session.unflushed = bytes.map_err(Lost::Failed)? > 0,
+            Happened::Wrote(Ok(bytes)) => session.unflushed = bytes > 0,
+            Happened::Wrote(Err(error)) => {
+                self.hear_last_words(session, backoff)?;
+                return Err(Lost::Failed(error));
+            }
             Happened::Handed(parcel) => {
                 self.table.push(parcel);
                 while self.table.len() < limit
@@ -210,6 +212,27 @@ impl Lane {
             Happened::Nothing => {}
         }
         session.look_at_the_time(self.clock.now())
+    }
+
+    /// A broker that closes may have said what it took and why it goes, and that waits to be read
+    /// when a write already fails.
+    fn hear_last_words(
+        &mut self,
+        session: &mut Session,
+        backoff: &mut Backoff,
+    ) -> Result<(), Lost> {
+        while let Some(Ok(1..)) = session.reader.read_buf(&mut session.inbound).now_or_never() {
+            self.hear(session, backoff)?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, session: &mut Session, backoff: &mut Backoff) -> Result<(), Lost> {
+        session.heard = self.clock.now();
+        while let Some(received) = packet::read(session.version, &mut session.inbound)? {
+            self.receive(received, session, backoff)?;
+        }
+        Ok(())
     }
 
     fn limit(&self, session: &Session) -> usize {
@@ -233,7 +256,7 @@ impl Lane {
             match session.publish(id, &message, &topic) {
                 Ok(()) => session.published = Some(self.clock.now()),
                 Err(refused) => {
-                    if let Some(parcel) = self.table.acknowledge(id) {
+                    if let Some(parcel) = self.table.take_back(id) {
                         parcel.settle(Err(refused.into()));
                     }
                 }
@@ -359,3 +382,7 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tests/lane.rs"]
+mod tests;

@@ -214,6 +214,11 @@ fn opened_v5(answer: v5::ConnAck) -> Received {
         Code::Success => {
             let properties = answer.properties;
             let asked = properties.as_ref();
+            // MQTT 5.0, 3.2.2.3.4: it would close the connection on every message.
+            if asked.and_then(|asked| asked.max_qos) == Some(0) {
+                let why = "its maximum QoS is 0, and weir publishes with QoS 1";
+                return Received::Refused(why.to_owned());
+            }
             let in_flight = asked.and_then(|asked| asked.receive_max).unwrap_or(u16::MAX);
             let bytes = asked.and_then(|asked| asked.max_packet_size);
             let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());

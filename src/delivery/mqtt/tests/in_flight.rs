@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{InFlight, NARROWED_TO, Rewound, STRIKES_MAX};
+use super::{CONDEMNED_MESSAGES_MAX, InFlight, NARROWED_TO, Rewound, STRIKES_MAX};
 
 fn table(items: u32) -> InFlight<u32> {
     let mut table = InFlight::new();
@@ -106,6 +106,43 @@ fn a_message_the_broker_hangs_up_on_is_found_and_no_other_is_given_up() {
         assert_eq!(through, expected);
         assert!((STRIKES_MAX..=STRIKES_MAX + 4).contains(&lost), "{lost} connections lost");
     }
+}
+
+/// Loses so many connections, each on all that may be sent, and says what was given up.
+fn hang_up_on_everything(table: &mut InFlight<u32>, connections: u32) -> Vec<u32> {
+    let lose = |_| {
+        send_all(table, 100);
+        table.rewind(true).poison
+    };
+    (0..connections).filter_map(lose).collect()
+}
+
+#[test]
+fn a_broker_that_hangs_up_on_everything_makes_few_messages_guilty_and_none_after_those() {
+    let mut table = table(300);
+    let given_up = hang_up_on_everything(&mut table, STRIKES_MAX * 100);
+    assert_eq!(given_up.len(), CONDEMNED_MESSAGES_MAX as usize, "{given_up:?}");
+    // It has come back to its senses: what it hangs up on now is to blame again.
+    let mut through = vec![];
+    while let [(id, item)] = send_all(&mut table, 100)[..] {
+        assert_eq!(table.acknowledge(id), Some(item));
+        through.push(item);
+    }
+    assert!(!through.is_empty() && through.is_sorted());
+    table.rewind(false);
+    let given_up = hang_up_on_everything(&mut table, STRIKES_MAX * 100);
+    assert_eq!(given_up.len(), CONDEMNED_MESSAGES_MAX as usize, "{given_up:?}");
+}
+
+#[test]
+fn a_message_that_cannot_be_sent_says_nothing_about_the_broker() {
+    let mut table = table(3);
+    let mut given_up = hang_up_on_everything(&mut table, STRIKES_MAX * 10);
+    let (id, left) = send_all(&mut table, 100)[0];
+    assert_eq!(table.take_back(id), Some(left));
+    table.push(3);
+    given_up.extend(hang_up_on_everything(&mut table, STRIKES_MAX * 10));
+    assert_eq!(given_up, [0, 1]);
 }
 
 #[test]

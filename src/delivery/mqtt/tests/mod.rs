@@ -40,7 +40,7 @@ struct Rig {
     _folder: tempfile::TempDir,
 }
 
-fn config(port: u16) -> Config {
+pub(super) fn config(port: u16) -> Config {
     Config {
         address: Address { host: "127.0.0.1".into(), port },
         tls: None,

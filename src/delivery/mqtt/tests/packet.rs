@@ -119,6 +119,15 @@ fn a_connack_of_another_version_is_told_from_a_refusal() {
 }
 
 #[test]
+fn a_connack_that_allows_qos_0_only_is_a_refusal_that_says_so() {
+    let refused = read_all(Version::V5, &[0x20, 5, 0, 0, 2, 0x24, 0]).unwrap();
+    let [Received::Refused(why)] = &refused[..] else { panic!("{refused:?}") };
+    assert!(why.contains("maximum QoS is 0"), "{why}");
+    let opened = read_all(Version::V5, &[0x20, 5, 0, 0, 2, 0x24, 1]).unwrap();
+    assert!(matches!(opened[..], [Received::Opened(_)]), "{opened:?}");
+}
+
+#[test]
 fn a_disconnect_says_why_and_whether_a_message_may_be_to_blame() {
     for (code, blamed) in [(0x95, true), (0x99, true), (0x8B, false), (0x8E, false), (0x98, false)]
     {
