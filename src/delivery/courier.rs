@@ -4,15 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 
-use crate::clock::{Clock, UnixMillis};
+use crate::clock::UnixMillis;
 use crate::journal::{Batch, Follower, JournalError, Journaled, Sequence, Stream, StreamId};
 use crate::message::{Message, MessageId};
-use crate::metering::DeliveryMetrics;
 
 use super::broker::{Broker, PublishError, Ticket, WINDOW_MESSAGES_MAX};
-use super::dead_letters::{DeadLetters, Reason};
+use super::dead_letters::Reason;
+use super::post::{LETTERS_MAX, Post};
 
 /// First wait after a broker was unavailable; doubled up to [`BACKOFF_MAX`].
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -86,22 +85,6 @@ impl Progress {
         let oldest = self.oldest.load(Ordering::Relaxed);
         (oldest > 0 && self.backlog() > 0).then_some(UnixMillis(oldest))
     }
-}
-
-/// What all couriers share.
-pub struct Post<B> {
-    /// Where messages go.
-    pub broker: Arc<B>,
-    /// Where messages go that never arrive.
-    pub dead_letters: Mutex<DeadLetters>,
-    /// How long a message may wait before it becomes a dead letter.
-    pub retention: Duration,
-    /// How long what a former process left waits for devices to come back.
-    pub reconnect_grace: Duration,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
-    /// What is counted.
-    pub metrics: DeliveryMetrics,
 }
 
 /// Reads one stream of the journal and hands each message to the broker, in order.
@@ -235,7 +218,9 @@ impl<B: Broker> Courier<B> {
                 self.post.metrics.duplicates_possible.inc();
             }
             self.hand_over(Arc::clone(batch), at).await;
-            while let Some(settled) = self.handed.front_mut().and_then(look) {
+            // What was too old already waits for the others that are: they are kept together.
+            let front = |handed: &&mut Handed| handed.ticket.is_some();
+            while let Some(settled) = self.handed.front_mut().filter(front).and_then(look) {
                 self.settle(settled).await;
             }
         }
@@ -267,22 +252,36 @@ impl<B: Broker> Courier<B> {
     }
 
     async fn settle(&mut self, settled: Settled) {
-        let reason = match settled {
-            Settled::Delivered => None,
-            Settled::GivenUp(reason) => Some(reason),
+        let settled = match settled {
+            Settled::Delivered => {
+                self.count();
+                1
+            }
+            Settled::GivenUp(reason) => self.bury(reason).await,
             Settled::Returned => return self.hand_over_again().await,
         };
-        let Some(handed) = self.handed.pop_front() else { return };
-        self.handed_bytes -= handed.bytes();
-        let sequence = handed.journaled().sequence();
-        match reason {
-            None => {
-                self.count(handed.began, Delivered { message_id: handed.message().id, sequence })
-            }
-            Some(reason) => self.bury(handed.message(), reason).await,
+        for handed in self.handed.drain(..settled.min(self.handed.len())) {
+            self.handed_bytes -= handed.bytes();
+            self.progress.next.store(handed.journaled().sequence().0 + 1, Ordering::Release);
         }
-        self.progress.next.store(sequence.0 + 1, Ordering::Release);
         self.show_oldest();
+    }
+
+    /// Keeps the oldest message as a dead letter, and with the same sync those right behind it that
+    /// are given up as well; says how many. None of them is passed before it is kept.
+    async fn bury(&mut self, reason: Reason) -> usize {
+        let mut letters = vec![];
+        let mut reason = Some(reason);
+        for handed in self.handed.iter_mut().take(LETTERS_MAX) {
+            let given_up = reason.take().or_else(|| given_up(handed, &self.post));
+            let Some(reason) = given_up else { break };
+            letters.push((handed.message().clone(), reason));
+        }
+        let letters = letters.into();
+        while !self.post.bury(&letters).await {
+            tokio::time::sleep(BACKOFF_MAX).await;
+        }
+        letters.len()
     }
 
     /// The broker let go of the oldest message: what it has not answered for goes out again, in
@@ -312,37 +311,21 @@ impl<B: Broker> Courier<B> {
         }
     }
 
-    fn count(&self, began: Instant, delivered: Delivered) {
-        let took = self.post.clock.now().saturating_duration_since(began);
+    fn count(&self) {
+        let Some(oldest) = self.handed.front() else { return };
+        let sequence = oldest.journaled().sequence();
+        let delivered = Delivered { message_id: oldest.message().id, sequence };
+        let took = self.post.clock.now().saturating_duration_since(oldest.began);
         self.post.metrics.ack.observe(took.as_secs_f64());
         self.post.metrics.delivered.inc();
         tracing::trace!(
             msg_id = %delivered.message_id(), sequence = delivered.sequence.0, "delivered"
         );
     }
-
-    /// Keeps a message that cannot be delivered; it is not passed before it is kept.
-    async fn bury(&self, message: &Message, reason: Reason) {
-        loop {
-            let now = self.post.clock.unix();
-            let kept = self.post.dead_letters.lock().keep(message, reason, now);
-            let Err(error) = kept else { break };
-            tracing::error!(msg_id = %message.id, %error, "a dead letter cannot be kept");
-            tokio::time::sleep(BACKOFF_MAX).await;
-        }
-        self.post.metrics.dead_letters.inc();
-        tracing::warn!(msg_id = %message.id, instance = %message.instance, %reason, "dead letter");
-    }
-}
-
-impl<B> Post<B> {
-    fn is_too_old(&self, message: &Message) -> bool {
-        self.clock.unix().since(message.admitted_at) > self.retention
-    }
 }
 
 /// Waits for the broker's word on the oldest message in its hands, or for its time to run out.
-async fn oldest<B>(handed: &mut VecDeque<Handed>, post: &Post<B>) -> Settled {
+async fn oldest<B: Broker>(handed: &mut VecDeque<Handed>, post: &Post<B>) -> Settled {
     let Some(oldest) = handed.front_mut() else { return std::future::pending().await };
     loop {
         if let Some(settled) = look(oldest) {
@@ -362,6 +345,19 @@ async fn oldest<B>(handed: &mut VecDeque<Handed>, post: &Post<B>) -> Settled {
     }
 }
 
+/// Why a message is given up, if it is. Any other answer stays for when its turn comes.
+fn given_up<B: Broker>(handed: &mut Handed, post: &Post<B>) -> Option<Reason> {
+    let Some(ticket) = &mut handed.ticket else { return Some(Reason::Expired) };
+    match ticket.now_or_never() {
+        None => post.is_too_old(handed.message()).then_some(Reason::Expired),
+        Some(Err(PublishError::Refused(by))) => Some(Reason::Refused(by)),
+        Some(outcome) => {
+            handed.ticket = Some(Ticket::settled(outcome));
+            None
+        }
+    }
+}
+
 /// What became of a message, if that is known.
 fn look(handed: &mut Handed) -> Option<Settled> {
     match &mut handed.ticket {
@@ -369,3 +365,6 @@ fn look(handed: &mut Handed) -> Option<Settled> {
         Some(ticket) => ticket.now_or_never().map(Settled::from),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! Messages that were billed and can never be delivered: a JSON object a line, synced line by line,
-//! in a file a day of UTC.
+//! Messages that were billed and can never be delivered: a JSON object a line, in a file a day of
+//! UTC, on disk before their place in the journal is passed.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -59,17 +59,23 @@ impl DeadLetters {
         Ok(Self { dir: dir.to_path_buf(), today: None })
     }
 
-    /// Keeps one message in the file of the day.
+    /// Keeps messages in the file of the day, with one sync.
     ///
     /// # Errors
-    /// The operating system's; the message is not kept then.
-    pub fn keep(&mut self, message: &Message, reason: Reason, now: UnixMillis) -> io::Result<()> {
-        let mut text = serde_json::to_vec(&Letter::of(message, reason, now))?;
-        text.push(b'\n');
+    /// The operating system's; none of them is kept then.
+    pub fn keep(&mut self, letters: &[(Message, Reason)], now: UnixMillis) -> io::Result<()> {
+        let mut text = vec![];
+        for (message, reason) in letters {
+            serde_json::to_writer(&mut text, &Letter::of(message, *reason, now))?;
+            text.push(b'\n');
+        }
         let file = self.file(day_of(now))?;
+        let before = file.metadata()?.len();
         let written = file.write_all(&text).and_then(|()| file.sync_data());
         if written.is_err() {
-            // Half a line may be there: the file is opened anew, and that line ended.
+            // What is there of them would be there twice. Half a line that cannot be taken back is
+            // ended when the file is opened anew.
+            let _ = file.set_len(before);
             self.today = None;
         }
         written
@@ -196,11 +202,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("dead-letters");
         let mut letters = DeadLetters::open(&dir).unwrap();
-        letters.keep(&message(), Reason::Expired, LATE).unwrap();
-        letters.keep(&message(), Reason::Expired, LATE.plus(HOUR)).unwrap();
+        letters.keep(&[(message(), Reason::Expired)], LATE).unwrap();
+        letters.keep(&[(message(), Reason::Expired)], LATE.plus(HOUR)).unwrap();
         drop(letters);
         let mut letters = DeadLetters::open(&dir).unwrap();
-        letters.keep(&message(), Reason::Expired, LATE.plus(HOUR)).unwrap();
+        letters.keep(&[(message(), Reason::Expired)], LATE.plus(HOUR)).unwrap();
         assert_eq!(names(&dir), ["2026-11-23.ndjson", "2026-11-24.ndjson"]);
         assert_eq!(
             fs::read_to_string(dir.join("2026-11-23.ndjson")).unwrap(),
@@ -218,8 +224,8 @@ mod tests {
         let path = folder.path().join("2026-11-23.ndjson");
         fs::write(&path, "{\"msg_id\":\"00").unwrap();
         let mut letters = DeadLetters::open(folder.path()).unwrap();
-        letters.keep(&message(), Reason::Expired, LATE).unwrap();
-        letters.keep(&message(), Reason::Expired, LATE).unwrap();
+        letters.keep(&[(message(), Reason::Expired)], LATE).unwrap();
+        letters.keep(&[(message(), Reason::Expired)], LATE).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let whole =
             text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok());
@@ -231,9 +237,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         let mut letters = DeadLetters::open(dir).unwrap();
-        letters.keep(&message(), Reason::Expired, LATE).unwrap();
-        letters.keep(&message(), Reason::Expired, LATE).unwrap();
-        letters.keep(&message(), Reason::Expired, LATE.plus(HOUR)).unwrap();
+        letters.keep(&[(message(), Reason::Expired)], LATE).unwrap();
+        letters.keep(&[(message(), Reason::Expired)], LATE).unwrap();
+        letters.keep(&[(message(), Reason::Expired)], LATE.plus(HOUR)).unwrap();
         fs::write(dir.join("notes.txt"), "mine").unwrap();
         let kept = DAY * 2;
         let purge = |after| DeadLetters::purge_one(dir, LATE.plus(after), kept).unwrap();

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::super::broker::{Broker, PublishError};
-use super::super::courier::{BACKOFF_MAX, BACKOFF_MIN, Post};
+use super::super::courier::{BACKOFF_MAX, BACKOFF_MIN};
 use super::super::dead_letters::{DEAD_LETTERS, Reason};
+use super::super::post::Post;
 use super::settled::{self, Outcome, Settled};
 use super::shelf::Place;
 use super::spool::{self, Spooled};
@@ -153,21 +154,14 @@ impl<B: Broker> Resender<B> {
 
     /// Keeps it as a dead letter again.
     async fn bury(&mut self, message: &Message, reason: Reason) -> Option<Outcome> {
-        loop {
-            let now = self.post.clock.unix();
-            let kept = self.post.dead_letters.lock().keep(message, reason, now);
-            let Err(error) = kept else { break };
-            tracing::error!(msg_id = %message.id, %error, "a dead letter cannot be kept");
+        let letters = [(message.clone(), reason)].into();
+        while !self.post.bury(&letters).await {
             self.wait(BACKOFF_MAX).await;
             if *self.stop.borrow() {
                 return None;
             }
         }
-        self.post.metrics.dead_letters.inc();
         self.post.metrics.requeued_dead.inc();
-        tracing::warn!(
-            msg_id = %message.id, instance = %message.instance, %reason, "dead letter again"
-        );
         Some(Outcome::DeadAgain)
     }
 }

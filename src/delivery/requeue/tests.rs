@@ -12,9 +12,10 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::super::broker::{Broker, PublishError, RefusedBy, Unsettled};
-use super::super::courier::{BACKOFF_MIN, Post};
+use super::super::courier::BACKOFF_MIN;
 use super::super::dead_letters::{DEAD_LETTERS, DeadLetters, Reason};
 use super::super::letter::Letter;
+use super::super::post::Post;
 use super::courier::Resender;
 use super::shelf::{Counted, Shelf};
 use super::spool::{self, Requeue, RequeueError};
@@ -91,7 +92,7 @@ impl Rig {
             admitted_at: UnixMillis(5),
         };
         let reason = Reason::Refused(RefusedBy::ReasonCode(0x87));
-        self.post.dead_letters.lock().keep(&message, reason, self.clock_now()).unwrap();
+        self.post.dead_letters.lock().keep(&[(message, reason)], self.clock_now()).unwrap();
     }
 
     fn clock_now(&self) -> UnixMillis {
@@ -185,6 +186,29 @@ async fn a_letter_that_is_refused_again_is_a_dead_letter_again() {
     rig.requeue(|_| true);
     rig.settle().await;
     assert_eq!((rig.taken(), rig.dead().0), (vec![1, 3, 2], vec![]));
+}
+
+#[tokio::test]
+async fn a_disk_that_a_dead_letter_waits_for_keeps_nobody_else_waiting() {
+    let rig = Rig::new(1);
+    rig.requeue(|_| true);
+    rig.expect([REFUSED]);
+    let (post, (held, is_held)) = (Arc::clone(&rig.post), tokio::sync::oneshot::channel());
+    let (go_on, told) = crossbeam_channel::bounded(1);
+    let disk = std::thread::spawn(move || {
+        let _slow = post.dead_letters.lock();
+        held.send(()).unwrap();
+        told.recv_timeout(BACKOFF_MIN * 100)
+    });
+    is_held.await.unwrap();
+    let mut resender = rig.resender();
+    let others = async {
+        tokio::time::sleep(BACKOFF_MIN).await;
+        go_on.send(()).is_ok()
+    };
+    let (step, others) = tokio::join!(resender.step(), others);
+    assert!(step.unwrap() && others, "the runtime's only thread has waited for the disk");
+    assert_eq!((disk.join().unwrap(), rig.dead().0), (Ok(()), vec![1]));
 }
 
 #[tokio::test]
