@@ -13,7 +13,7 @@ use super::settled::{self, Outcome, Settled};
 use super::shelf::Place;
 use super::spool::{self, Spooled};
 use crate::clock::UnixMillis;
-use crate::message::{Message, MessageId};
+use crate::message::Message;
 
 /// Letters that are noted as settled together, once the broker can answer for them: what a kill
 /// makes go again.
@@ -36,9 +36,6 @@ struct Waiting {
     message: Message,
     requeued_at: UnixMillis,
 }
-
-/// A letter, where it was, and what became of it.
-type Outcomes = (Place, MessageId, Outcome);
 
 /// One file of the folder, as it was read.
 struct Batch {
@@ -80,18 +77,18 @@ impl<B: Broker> Resender<B> {
         let dir = self.dir.clone();
         let Some(batch) = blocking(move || first(&dir)).await? else { return Ok(false) };
         let mut notes = Settled::new(&self.dir);
-        let mut settled = vec![];
         for waiting in batch.letters {
             let Some(outcome) = self.settle(&waiting).await else {
-                self.note(notes, settled).await?;
+                self.note(notes).await?;
                 return Ok(true);
             };
-            settled.push((waiting.from, waiting.message.id, outcome));
-            if settled.len() >= NOTES_MAX {
-                notes = self.note(notes, std::mem::take(&mut settled)).await?;
+            notes.push(waiting.from, waiting.message.id.to_string(), outcome);
+            if notes.waiting() >= NOTES_MAX {
+                let Some(noted) = self.note(notes).await? else { return Ok(true) };
+                notes = noted;
             }
         }
-        let mut notes = self.note(notes, settled).await?;
+        let Some(mut notes) = self.note(notes).await? else { return Ok(true) };
         let (path, damaged) = (batch.path, batch.damaged);
         if damaged > 0 {
             tracing::error!(
@@ -107,20 +104,34 @@ impl<B: Broker> Resender<B> {
         Ok(true)
     }
 
-    /// Writes down what is settled, once it survives a crash of this process.
-    async fn note(&self, mut notes: Settled, settled: Vec<Outcomes>) -> io::Result<Settled> {
-        if settled.is_empty() {
-            return Ok(notes);
-        }
-        self.post.broker.settled().await.map_err(io::Error::other)?;
-        let now = self.post.clock.unix();
-        blocking(move || {
-            for (from, id, outcome) in settled {
-                notes.note(from, &id.to_string(), outcome, now)?;
+    /// Writes down what is settled, once it survives a crash of this process. It tries until that
+    /// works, since what is not written down is published again; none if it is to stop before that.
+    async fn note(&mut self, mut notes: Settled) -> io::Result<Option<Settled>> {
+        let mut backoff = BACKOFF_MIN;
+        while notes.waiting() > 0 {
+            let written = match self.post.broker.settled().await {
+                Ok(()) => {
+                    let now = self.post.clock.unix();
+                    let write = move || {
+                        let written = notes.write(now);
+                        Ok((notes, written))
+                    };
+                    let written;
+                    (notes, written) = blocking(write).await?;
+                    written
+                }
+                Err(unsettled) => Err(io::Error::other(unsettled)),
+            };
+            let Err(error) = written else { break };
+            let letters = notes.waiting();
+            tracing::error!(letters, %error, "requeued letters are settled, and not noted yet");
+            self.wait(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+            if *self.stop.borrow() {
+                return Ok(None);
             }
-            Ok(notes)
-        })
-        .await
+        }
+        Ok(Some(notes))
     }
 
     /// Tries until the broker takes the letter, or it is a dead letter again; none if it is to stop

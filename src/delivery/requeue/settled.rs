@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -51,15 +51,39 @@ fn file_of(dir: &Path, day: Date) -> PathBuf {
 pub(super) struct Settled {
     dir: PathBuf,
     open: HashMap<Date, File>,
+    /// What is not written yet.
+    waiting: VecDeque<(Place, String, Outcome)>,
 }
 
 impl Settled {
     pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_path_buf(), open: HashMap::new() }
+        Self { dir: dir.to_path_buf(), open: HashMap::new(), waiting: VecDeque::new() }
     }
 
-    /// Writes one down; a kill of the process does not lose it, a power cut may.
-    pub(super) fn note(
+    /// Takes one in, to be written.
+    pub(super) fn push(&mut self, place: Place, msg_id: String, outcome: Outcome) {
+        self.waiting.push_back((place, msg_id, outcome));
+    }
+
+    /// Letters that wait to be written down.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Writes down what waits; a kill of the process does not lose it, a power cut may. After an
+    /// error those that are not written wait still.
+    pub(super) fn write(&mut self, now: UnixMillis) -> io::Result<()> {
+        while let Some((place, msg_id, outcome)) = self.waiting.pop_front() {
+            let written = self.write_one(place, &msg_id, outcome, now);
+            if written.is_err() {
+                self.waiting.push_front((place, msg_id, outcome));
+                return written;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_one(
         &mut self,
         place: Place,
         msg_id: &str,

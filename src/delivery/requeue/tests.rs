@@ -28,13 +28,15 @@ const LATE: UnixMillis = UnixMillis(1_795_476_600_000);
 const RETENTION: Duration = Duration::from_secs(3_600);
 const ALWAYS: std::ops::RangeInclusive<UnixMillis> = UnixMillis(0)..=UnixMillis(u64::MAX);
 
+type Asked = Box<dyn FnOnce() -> Result<(), Unsettled> + Send>;
+
 /// Takes messages as it is told to; with nothing told, it takes them all.
 #[derive(Default)]
 struct MoodyBroker {
     moods: Mutex<VecDeque<Result<(), PublishError>>>,
     taken: Mutex<Vec<u128>>,
-    /// What it says of everything it has taken, until then.
-    unsettled: Mutex<Option<Unsettled>>,
+    /// What happens, one after the other, when it is asked for everything it has taken.
+    asked: Mutex<VecDeque<Asked>>,
 }
 
 impl Broker for MoodyBroker {
@@ -47,7 +49,8 @@ impl Broker for MoodyBroker {
     }
 
     async fn settled(&self) -> Result<(), Unsettled> {
-        self.unsettled.lock().clone().map_or(Ok(()), Err)
+        let asked = self.asked.lock().pop_front();
+        asked.map_or(Ok(()), |asked| asked())
     }
 }
 
@@ -136,6 +139,10 @@ impl Rig {
 
     fn expect(&self, moods: impl IntoIterator<Item = Result<(), PublishError>>) {
         self.post.broker.moods.lock().extend(moods);
+    }
+
+    fn expect_to_be_asked(&self, asked: impl IntoIterator<Item = Asked>) {
+        self.post.broker.asked.lock().extend(asked);
     }
 
     fn taken(&self) -> Vec<u128> {
@@ -283,16 +290,62 @@ async fn a_purge_takes_no_letter_that_is_on_its_way() {
 }
 
 #[tokio::test]
-async fn a_letter_the_broker_cannot_answer_for_yet_stays_on_its_way() {
-    let rig = Rig::new(2);
+async fn a_letter_the_broker_cannot_answer_for_yet_stays_on_its_way_and_goes_out_once() {
+    let rig = Rig::new(3);
     rig.requeue(|_| true);
-    *rig.post.broker.unsettled.lock() = Some(Unsettled("a full disk".to_owned()));
-    let error = rig.resender().step().await.unwrap_err();
-    assert!(error.to_string().contains("a full disk"), "{error}");
-    assert_eq!((rig.dead().0, rig.dead().1.requeued), (vec![], 2));
-    *rig.post.broker.unsettled.lock() = None;
+    rig.expect([Ok(()), REFUSED, Ok(())]);
+    let folder = rig.folder.path().to_path_buf();
+    let unsettled = move || {
+        let counted = Shelf::new(&folder)
+            .visit(&ALWAYS, &mut |_, _| Ok(std::ops::ControlFlow::Continue(())))
+            .unwrap();
+        assert_eq!(counted.requeued, 3);
+        Err(Unsettled("a full disk".to_owned()))
+    };
+    rig.expect_to_be_asked([0; 3].map(|_| Box::new(unsettled.clone()) as Asked));
+    assert!(rig.resender().step().await.unwrap());
+    assert_eq!((rig.taken(), rig.dead().0, rig.dead().1.requeued), (vec![1, 3], vec![2], 0));
+    assert!(!rig.resender().step().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_letter_that_cannot_be_noted_is_not_published_again_and_no_other_noted_twice() {
+    let rig = Rig::new(1);
+    rig.clock.advance(Duration::from_secs(3_600));
+    rig.die(2);
+    rig.requeue(|_| true);
+    let notes = ["2026-11-23.requeued", "2026-11-24.requeued"].map(|name| rig.dir().join(name));
+    // The second day's notes are no file for a while.
+    let unsettled = |error: std::io::Error| panic!("{error}");
+    let (wrong, right) = (notes[1].clone(), notes[1].clone());
+    rig.expect_to_be_asked([
+        Box::new(move || std::fs::create_dir(wrong).map_err(unsettled)) as Asked,
+        Box::new(|| Ok(())),
+        Box::new(|| Ok(())),
+        Box::new(move || std::fs::remove_dir(right).map_err(unsettled)),
+    ]);
+    assert!(rig.resender().step().await.unwrap());
+    assert_eq!((rig.taken(), rig.dead().1.requeued), (vec![1, 2], 0));
+    let lines = notes.map(|path| std::fs::read_to_string(path).unwrap().lines().count());
+    assert_eq!(lines, [1, 1]);
+    assert!(!rig.resender().step().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_what_cannot_be_noted() {
+    let rig = Rig::new(1);
+    rig.requeue(|_| true);
+    let stop = rig.stop.clone();
+    let unsettled = move || {
+        stop.send_replace(true);
+        Err(Unsettled("a full disk".to_owned()))
+    };
+    rig.expect_to_be_asked([Box::new(unsettled) as Asked]);
+    assert!(rig.resender().step().await.unwrap());
+    assert_eq!((rig.dead().0, rig.dead().1.requeued), (vec![], 1));
+    rig.stop.send_replace(false);
     rig.settle().await;
-    assert_eq!((rig.taken(), rig.dead().1.requeued), (vec![1, 2, 1, 2], 0));
+    assert_eq!((rig.taken(), rig.dead().1.requeued), (vec![1, 1], 0));
 }
 
 #[tokio::test]
