@@ -1,17 +1,18 @@
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::backoff::Backoff;
 use super::config::Config;
-use super::dial::{self, Io, Opened};
+use super::dial::{self, Opened};
 use super::in_flight::{InFlight, Rewound, STRIKES_MAX};
-use super::packet::{self, Granted, Malformed, Received, Verdict, Version};
+use super::packet::{self, Malformed, Received, Verdict};
+use super::session::{Session, write};
 use crate::clock::Clock;
 use crate::delivery::broker::{PublishError, RefusedBy};
 use crate::message::Message;
@@ -23,8 +24,6 @@ const OUTBOUND_BYTES_MAX: usize = 256 * 1024;
 const BLAMED_WITHIN: Duration = Duration::from_secs(5);
 /// A connection that was good for this long is made again without much waiting.
 const STEADY_AFTER: Duration = Duration::from_secs(10);
-/// How long the last DISCONNECT may take.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A message on its way to the broker, and who waits for the broker's word.
 pub(super) struct Parcel {
@@ -46,7 +45,7 @@ pub(super) struct Lane {
 
 /// How a connection ended.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+pub(super) enum Lost {
     #[error("weir stops")]
     Stopped,
     #[error("the broker closed it")]
@@ -67,24 +66,6 @@ enum Happened {
     Wrote(io::Result<usize>),
     Handed(Parcel),
     Nothing,
-}
-
-/// What a lane knows of its open connection.
-struct Session {
-    reader: ReadHalf<Box<dyn Io>>,
-    writer: WriteHalf<Box<dyn Io>>,
-    inbound: BytesMut,
-    outbound: BytesMut,
-    unflushed: bool,
-    version: Version,
-    granted: Granted,
-    keep_alive: Duration,
-    heard: Instant,
-    pinged: Instant,
-    published: Option<Instant>,
-    /// No message goes out before then: the broker has said that it is too much.
-    paused_until: Option<Instant>,
-    pauses: Backoff,
 }
 
 impl Lane {
@@ -298,88 +279,10 @@ impl Lane {
     }
 }
 
-/// Writes what there is, or flushes what was written (0 bytes); nothing is lost if it is dropped.
-async fn write(writer: &mut WriteHalf<Box<dyn Io>>, outbound: &mut BytesMut) -> io::Result<usize> {
-    if outbound.is_empty() {
-        writer.flush().await.map(|()| 0)
-    } else {
-        writer.write_buf(outbound).await
-    }
-}
-
 impl Parcel {
     fn settle(self, outcome: Result<(), PublishError>) {
         // A courier that does not wait any more has given the message up.
         let _ = self.settler.send(outcome);
-    }
-}
-
-impl Session {
-    fn new(opened: Opened, keep_alive: Duration, now: Instant) -> Self {
-        let (reader, writer) = tokio::io::split(opened.io);
-        // A broker may ask for pings at intervals of its own, and 0 for none: then weir's hold.
-        let asked = opened.granted.keep_alive.filter(|asked| !asked.is_zero());
-        Self {
-            reader,
-            writer,
-            inbound: opened.inbound,
-            outbound: BytesMut::new(),
-            unflushed: false,
-            version: opened.version,
-            granted: opened.granted,
-            keep_alive: asked.unwrap_or(keep_alive),
-            heard: now,
-            pinged: now,
-            published: None,
-            paused_until: None,
-            pauses: Backoff::default(),
-        }
-    }
-
-    fn publish(&mut self, id: u16, message: &Message, topic: &Bytes) -> Result<(), RefusedBy> {
-        let bytes_max = self.granted.packet_bytes_max;
-        packet::publish(self.version, id, topic, message, &self.granted, &mut self.outbound)
-            .map_err(|bytes| RefusedBy::PacketTooLarge { bytes, bytes_max })
-    }
-
-    /// A broker that was not heard for half a keep-alive is asked; that keeps weir's side of the
-    /// keep-alive as well, since whoever is heard has just been sent something.
-    fn ping_at(&self) -> Instant {
-        self.heard.max(self.pinged) + self.keep_alive / 2
-    }
-
-    fn given_up_at(&self) -> Instant {
-        self.heard + self.keep_alive.mul_f64(1.5)
-    }
-
-    /// How long nothing has to be done unless something happens.
-    fn wait(&self, now: Instant) -> Duration {
-        let next = self.ping_at().min(self.given_up_at());
-        let next = self.paused_until.map_or(next, |until| next.min(until));
-        next.saturating_duration_since(now)
-    }
-
-    fn look_at_the_time(&mut self, now: Instant) -> Result<(), Lost> {
-        self.paused_until = self.paused_until.filter(|until| *until > now);
-        if now >= self.given_up_at() {
-            return Err(Lost::Silent(self.keep_alive.mul_f64(1.5)));
-        }
-        if now >= self.ping_at() {
-            self.pinged = now;
-            packet::ping(&mut self.outbound);
-        }
-        Ok(())
-    }
-
-    async fn say_farewell(&mut self) {
-        packet::disconnect(&mut self.outbound);
-        let farewell = async {
-            self.writer.write_all_buf(&mut self.outbound).await?;
-            self.writer.shutdown().await
-        };
-        if let Ok(Err(error)) = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
-            tracing::debug!(%error, "the broker was not told that weir stops");
-        }
     }
 }
 

@@ -17,6 +17,7 @@ mod dial;
 mod in_flight;
 mod lane;
 mod packet;
+mod session;
 mod template;
 #[cfg(test)]
 mod tests;

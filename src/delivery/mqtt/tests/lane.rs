@@ -1,9 +1,10 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::super::packet::PACKET_BYTES_MAX;
+use super::super::packet::{Granted, PACKET_BYTES_MAX, Version};
 use super::super::tests::{config, message};
 use super::*;
 use crate::clock::SystemClock;

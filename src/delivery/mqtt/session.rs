@@ -1,0 +1,119 @@
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+
+use super::backoff::Backoff;
+use super::dial::{Io, Opened};
+use super::lane::Lost;
+use super::packet::{self, Granted, Version};
+use crate::delivery::broker::RefusedBy;
+use crate::message::Message;
+
+/// How long the last DISCONNECT may take.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a lane knows of its open connection.
+pub(super) struct Session {
+    pub(super) reader: ReadHalf<Box<dyn Io>>,
+    pub(super) writer: WriteHalf<Box<dyn Io>>,
+    pub(super) inbound: BytesMut,
+    pub(super) outbound: BytesMut,
+    pub(super) unflushed: bool,
+    pub(super) version: Version,
+    pub(super) granted: Granted,
+    keep_alive: Duration,
+    pub(super) heard: Instant,
+    pinged: Instant,
+    pub(super) published: Option<Instant>,
+    /// No message goes out before then: the broker has said that it is too much.
+    pub(super) paused_until: Option<Instant>,
+    pub(super) pauses: Backoff,
+}
+
+impl Session {
+    pub(super) fn new(opened: Opened, keep_alive: Duration, now: Instant) -> Self {
+        let (reader, writer) = tokio::io::split(opened.io);
+        // A broker may ask for pings at intervals of its own, and 0 for none: then weir's hold.
+        let asked = opened.granted.keep_alive.filter(|asked| !asked.is_zero());
+        Self {
+            reader,
+            writer,
+            inbound: opened.inbound,
+            outbound: BytesMut::new(),
+            unflushed: false,
+            version: opened.version,
+            granted: opened.granted,
+            keep_alive: asked.unwrap_or(keep_alive),
+            heard: now,
+            pinged: now,
+            published: None,
+            paused_until: None,
+            pauses: Backoff::default(),
+        }
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        id: u16,
+        message: &Message,
+        topic: &Bytes,
+    ) -> Result<(), RefusedBy> {
+        let bytes_max = self.granted.packet_bytes_max;
+        packet::publish(self.version, id, topic, message, &self.granted, &mut self.outbound)
+            .map_err(|bytes| RefusedBy::PacketTooLarge { bytes, bytes_max })
+    }
+
+    /// A broker that was not heard for half a keep-alive is asked; that keeps weir's side of the
+    /// keep-alive as well, since whoever is heard has just been sent something.
+    fn ping_at(&self) -> Instant {
+        self.heard.max(self.pinged) + self.keep_alive / 2
+    }
+
+    fn given_up_at(&self) -> Instant {
+        self.heard + self.keep_alive.mul_f64(1.5)
+    }
+
+    /// How long nothing has to be done unless something happens.
+    pub(super) fn wait(&self, now: Instant) -> Duration {
+        let next = self.ping_at().min(self.given_up_at());
+        let next = self.paused_until.map_or(next, |until| next.min(until));
+        next.saturating_duration_since(now)
+    }
+
+    pub(super) fn look_at_the_time(&mut self, now: Instant) -> Result<(), Lost> {
+        self.paused_until = self.paused_until.filter(|until| *until > now);
+        if now >= self.given_up_at() {
+            return Err(Lost::Silent(self.keep_alive.mul_f64(1.5)));
+        }
+        if now >= self.ping_at() {
+            self.pinged = now;
+            packet::ping(&mut self.outbound);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn say_farewell(&mut self) {
+        packet::disconnect(&mut self.outbound);
+        let farewell = async {
+            self.writer.write_all_buf(&mut self.outbound).await?;
+            self.writer.shutdown().await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await {
+            tracing::debug!(%error, "the broker was not told that weir stops");
+        }
+    }
+}
+
+/// Writes what there is, or flushes what was written (0 bytes); nothing is lost if it is dropped.
+pub(super) async fn write(
+    writer: &mut WriteHalf<Box<dyn Io>>,
+    outbound: &mut BytesMut,
+) -> io::Result<usize> {
+    if outbound.is_empty() {
+        writer.flush().await.map(|()| 0)
+    } else {
+        writer.write_buf(outbound).await
+    }
+}
