@@ -98,6 +98,21 @@ impl<T> InFlight<T> {
         Some(held.item)
     }
 
+    /// Lets go of messages that are not to be sent at all, wherever they wait.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
+        // Those to be careful about are the oldest.
+        let careful = self.narrowed.map_or(0, |narrowed| narrowed.left);
+        let mut careful = careful.saturating_sub(self.sent.len());
+        let mut gone = 0;
+        self.waiting.retain(|held| {
+            let stays = wanted(&held.item);
+            gone += usize::from(!stays && careful > 0);
+            careful = careful.saturating_sub(1);
+            stays
+        });
+        (0..gone).for_each(|_| self.widen());
+    }
+
     /// The broker has answered for this packet id; none if it was not asked.
     pub(super) fn acknowledge(&mut self, id: u16) -> Option<T> {
         let item = self.take_back(id)?;

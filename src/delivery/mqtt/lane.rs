@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use crate::metering::DeliveryMetrics;
 
 /// Bytes that wait for the socket before no more messages are written out.
 const OUTBOUND_BYTES_MAX: usize = 256 * 1024;
+/// Withdrawn messages a lane without a connection may keep, beside those that are still wanted.
+const WITHDRAWN_MESSAGES_MAX: usize = 64;
 /// A connection that the broker closes this soon after a message may be closed for its sake.
 const BLAMED_WITHIN: Duration = Duration::from_secs(5);
 /// A connection that was good for this long is made again without much waiting.
@@ -76,6 +79,7 @@ impl Lane {
         while !*self.stop.borrow() {
             let dialled = tokio::select! {
                 dialled = dial::dial(&self.config, &self.client_id) => dialled,
+                never = gather(&mut self.intake, &mut self.table) => match never {},
                 _ = self.stop.wait_for(|stop| *stop) => return,
             };
             match dialled {
@@ -108,6 +112,7 @@ impl Lane {
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.wait()) => {}
+                never = gather(&mut self.intake, &mut self.table) => match never {},
                 _ = self.stop.wait_for(|stop| *stop) => {}
             }
         }
@@ -276,6 +281,18 @@ impl Lane {
             | Received::Alive => {}
         }
         Ok(())
+    }
+}
+
+/// Takes in what is handed over while there is no connection, and lets go of what is withdrawn: if
+/// the broker is away for long, couriers give up what they handed over, and hand over more.
+async fn gather(intake: &mut mpsc::Receiver<Parcel>, table: &mut InFlight<Parcel>) -> Infallible {
+    loop {
+        table.retain(|parcel| !parcel.settler.is_closed());
+        for _ in 0..WITHDRAWN_MESSAGES_MAX {
+            let Some(parcel) = intake.recv().await else { return std::future::pending().await };
+            table.push(parcel);
+        }
     }
 }
 

@@ -181,6 +181,24 @@ fn a_lost_connection_narrows_what_goes_out_until_it_is_all_settled() {
     assert_eq!(send_all(&mut table, 80).len(), 80);
 }
 
+#[test]
+fn what_is_let_go_of_narrows_nothing_and_nothing_else_is_sent_at_once_for_it() {
+    let mut table = table(200);
+    send_all(&mut table, 80);
+    table.rewind(true);
+    table.retain(|item| !(20..150).contains(item));
+    let mut settled = vec![];
+    while settled.len() < 20 {
+        let sent = send_all(&mut table, 80);
+        assert!(sent.len() <= 80 / NARROWED_TO, "{} after {settled:?}", sent.len());
+        settled.extend(sent.iter().filter_map(|(id, _)| table.acknowledge(*id)));
+    }
+    let sent = send_all(&mut table, 80);
+    assert_eq!((settled.len() + sent.len(), table.len()), (70, sent.len()));
+    settled.extend(items(&sent));
+    assert_eq!(settled, (0..20).chain(150..200).collect::<Vec<_>>());
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Push,
@@ -188,6 +206,7 @@ enum Act {
     Acknowledge(prop::sample::Index),
     Postpone(prop::sample::Index),
     Discard,
+    Withdraw(prop::sample::Index),
     Rewind(bool),
 }
 
@@ -198,6 +217,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => any::<prop::sample::Index>().prop_map(Act::Acknowledge),
         1 => any::<prop::sample::Index>().prop_map(Act::Postpone),
         1 => Just(Act::Discard),
+        1 => any::<prop::sample::Index>().prop_map(Act::Withdraw),
         1 => any::<bool>().prop_map(Act::Rewind),
     ]
 }
@@ -241,6 +261,13 @@ proptest! {
                     let item = table.discard().unwrap();
                     prop_assert!(waits.remove(&item) && left.remove(&item));
                 }
+                Act::Withdraw(which) if pushed > 0 => {
+                    let item = u32::try_from(which.index(pushed as usize)).unwrap();
+                    table.retain(|other| *other != item);
+                    if waits.remove(&item) {
+                        left.remove(&item);
+                    }
+                }
                 Act::Rewind(blamed) => {
                     let Rewound { again, poison } = table.rewind(blamed);
                     prop_assert_eq!(again, open.len());
@@ -249,7 +276,7 @@ proptest! {
                         prop_assert!(waits.remove(&item) && left.remove(&item));
                     }
                 }
-                Act::Acknowledge(_) | Act::Postpone(_) | Act::Discard => {}
+                Act::Acknowledge(_) | Act::Postpone(_) | Act::Discard | Act::Withdraw(_) => {}
             }
             prop_assert_eq!(table.len(), left.len());
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt, join_all};
 
 use super::*;
 use crate::clock::{SystemClock, UnixMillis};
@@ -309,6 +309,37 @@ async fn a_withdrawn_message_is_not_sent_and_a_stop_says_disconnect() {
     assert_eq!(ended, [0xE0, 0]);
     let after = rig.broker.publish(&numbered(2)).await;
     assert_eq!(after, Err(PublishError::Unavailable));
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_while_the_broker_is_away_is_let_go_of_and_nothing_else() {
+    let mut broker = Scripted::start().await;
+    let rig = rig(config(broker.port));
+    let mut kept = rig.broker.hand_over(&numbered(0)).await;
+    let bytes = Bytes::from(b"withdrawn".to_vec());
+    let payload = Payload::new(bytes.clone()).unwrap();
+    let withdrawn = Message { payload, ..message("TopicA", b"") };
+    // Nobody has answered CONNECT yet.
+    for number in 0..3 * WINDOW_MESSAGES_MAX {
+        let ticket = rig.broker.hand_over(&withdrawn).await;
+        assert_eq!(ticket.now_or_never(), None, "no room for {number}");
+        tokio::task::yield_now().await;
+    }
+    drop(withdrawn);
+    // It begins to, and takes nobody yet: not authorized.
+    broker.refuse(&[0x20, 3, 0, 0x87, 0]).await;
+    let let_go = async {
+        while !bytes.is_unique() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within(let_go).await;
+    assert_eq!((&mut kept).now_or_never(), None);
+    let mut connection = broker.accept(&v5(&[])).await;
+    let (id, payload) = connection.publish().await;
+    assert_eq!(payload, "0");
+    connection.puback(id, Answer::Taken).await;
+    assert_eq!(within(kept).await, Ok(()));
 }
 
 #[tokio::test]
