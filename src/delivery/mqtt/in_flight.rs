@@ -67,6 +67,11 @@ impl<T> InFlight<T> {
         self.waiting.len() + self.sent.len()
     }
 
+    /// The packet id of the oldest message on its way.
+    pub(super) fn oldest_sent(&self) -> Option<u16> {
+        self.sent.front().map(|sent| sent.id)
+    }
+
     /// Takes a message in, newer than all others.
     pub(super) fn push(&mut self, item: T) {
         let order = self.next_order;

@@ -13,7 +13,7 @@ use super::config::Config;
 use super::dial::{self, Opened};
 use super::in_flight::{InFlight, Rewound, STRIKES_MAX};
 use super::packet::{self, Malformed, Received, Verdict};
-use super::session::{Session, write};
+use super::session::{ANSWERED_WITHIN, Session, write};
 use crate::clock::Clock;
 use crate::delivery::broker::{PublishError, RefusedBy};
 use crate::message::Message;
@@ -59,6 +59,8 @@ pub(super) enum Lost {
     Told(String, bool),
     #[error("nothing was heard for {0:?}, one and a half keep-alives")]
     Silent(Duration),
+    #[error("the oldest message on its way has no PUBACK after {ANSWERED_WITHIN:?}")]
+    Unanswered,
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
@@ -138,7 +140,7 @@ impl Lane {
                 // An answer the codec does not know is as good as none.
                 Lost::Closed | Lost::Failed(_) | Lost::Malformed(_) => true,
                 Lost::Told(_, blamed) => *blamed,
-                Lost::Stopped | Lost::Silent(_) => false,
+                Lost::Stopped | Lost::Silent(_) | Lost::Unanswered => false,
             };
         if matches!(lost, Lost::Stopped) {
             session.say_farewell().await;
@@ -197,7 +199,9 @@ impl Lane {
             }
             Happened::Nothing => {}
         }
-        session.look_at_the_time(self.clock.now())
+        let now = self.clock.now();
+        session.note_oldest(self.table.oldest_sent(), now);
+        session.look_at_the_time(now)
     }
 
     /// A broker that closes may have said what it took and why it goes, and that waits to be read

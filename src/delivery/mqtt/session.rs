@@ -11,6 +11,9 @@ use super::packet::{self, Granted, Version};
 use crate::delivery::broker::RefusedBy;
 use crate::message::Message;
 
+/// How long a message may be the oldest on its way. A PUBACK that is missing then does not come any
+/// more, and only a new connection may bring the message again (MQTT 5.0, 4.4) or free its packet id.
+pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// How long the last DISCONNECT may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -27,6 +30,8 @@ pub(super) struct Session {
     pub(super) heard: Instant,
     pinged: Instant,
     pub(super) published: Option<Instant>,
+    /// The oldest message on its way, and since when it is the oldest.
+    oldest: Option<(u16, Instant)>,
     /// No message goes out before then: the broker has said that it is too much.
     pub(super) paused_until: Option<Instant>,
     pub(super) pauses: Backoff,
@@ -49,6 +54,7 @@ impl Session {
             heard: now,
             pinged: now,
             published: None,
+            oldest: None,
             paused_until: None,
             pauses: Backoff::default(),
         }
@@ -75,10 +81,18 @@ impl Session {
         self.heard + self.keep_alive.mul_f64(1.5)
     }
 
+    /// To be told the packet id of the oldest message on its way, whenever that may be another one.
+    pub(super) fn note_oldest(&mut self, id: Option<u16>, now: Instant) {
+        if self.oldest.map(|(id, _)| id) != id {
+            self.oldest = id.map(|id| (id, now));
+        }
+    }
+
     /// How long nothing has to be done unless something happens.
     pub(super) fn wait(&self, now: Instant) -> Duration {
         let next = self.ping_at().min(self.given_up_at());
         let next = self.paused_until.map_or(next, |until| next.min(until));
+        let next = self.oldest.map_or(next, |(_, since)| next.min(since + ANSWERED_WITHIN));
         next.saturating_duration_since(now)
     }
 
@@ -86,6 +100,9 @@ impl Session {
         self.paused_until = self.paused_until.filter(|until| *until > now);
         if now >= self.given_up_at() {
             return Err(Lost::Silent(self.keep_alive.mul_f64(1.5)));
+        }
+        if self.oldest.is_some_and(|(_, since)| now >= since + ANSWERED_WITHIN) {
+            return Err(Lost::Unanswered);
         }
         if now >= self.ping_at() {
             self.pinged = now;

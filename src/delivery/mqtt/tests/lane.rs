@@ -54,6 +54,13 @@ impl AsyncWrite for Broken {
     }
 }
 
+fn broken(words: &'static [u8]) -> Opened {
+    let granted =
+        Granted { in_flight_messages_max: 9, packet_bytes_max: PACKET_BYTES_MAX, keep_alive: None };
+    let io = Box::new(Broken { words, writes: 0 });
+    Opened { io, inbound: BytesMut::new(), granted, version: Version::V5 }
+}
+
 /// How a lane ends that has sent one message and meets these words at a write that fails, and
 /// what it says of the message.
 async fn last_words(words: &'static [u8]) -> (Lost, Option<Result<(), PublishError>>) {
@@ -72,11 +79,7 @@ async fn last_words(words: &'static [u8]) -> (Lost, Option<Result<(), PublishErr
     let (settler, mut ticket) = oneshot::channel();
     let (message, topic) = (message("TopicA", b"0"), Bytes::from_static(b"TopicA"));
     handed.try_send(Parcel { message, topic, settler }).map_err(drop).unwrap();
-    let granted =
-        Granted { in_flight_messages_max: 9, packet_bytes_max: PACKET_BYTES_MAX, keep_alive: None };
-    let io = Box::new(Broken { words, writes: 0 });
-    let opened = Opened { io, inbound: BytesMut::new(), granted, version: Version::V5 };
-    let lost = lane.carry(opened, &mut Backoff::default()).await;
+    let lost = lane.carry(broken(words), &mut Backoff::default()).await;
     (lost, ticket.try_recv().ok())
 }
 
@@ -88,4 +91,15 @@ async fn a_write_that_fails_does_not_throw_away_what_the_broker_has_said() {
     let (lost, outcome) = last_words(&[0xE0, 2, 0x8B, 0]).await;
     assert!(matches!(lost, Lost::Told(_, false)), "shutting down: {lost}");
     assert_eq!(outcome, None);
+}
+
+#[test]
+fn a_lane_wakes_up_for_the_answer_that_does_not_come() {
+    let now = SystemClock.now();
+    let mut session = Session::new(broken(&[]), Duration::from_secs(65_535), now);
+    assert!(session.wait(now) > ANSWERED_WITHIN);
+    session.note_oldest(Some(1), now);
+    assert_eq!(session.wait(now), ANSWERED_WITHIN);
+    session.note_oldest(None, now);
+    assert!(session.wait(now) > ANSWERED_WITHIN);
 }

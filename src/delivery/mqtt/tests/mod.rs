@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{FutureExt, join_all};
 
+use super::session::ANSWERED_WITHIN;
 use super::*;
-use crate::clock::{SystemClock, UnixMillis};
+use crate::clock::{ManualClock, SystemClock, UnixMillis};
 use crate::delivery::broker::RefusedBy;
 use crate::message::{InstanceId, MessageId, Payload, Topic};
 use crate::metering::Registry;
@@ -55,10 +56,13 @@ pub(super) fn config(port: u16) -> Config {
 }
 
 fn rig(config: Config) -> Rig {
+    rig_at(&(Arc::new(SystemClock) as Arc<dyn Clock>), config)
+}
+
+fn rig_at(clock: &Arc<dyn Clock>, config: Config) -> Rig {
     let folder = tempfile::tempdir().unwrap();
     let metrics = DeliveryMetrics::new(&Registry::new()).unwrap();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let broker = MqttBroker::start(config, folder.path(), 1, &clock, &metrics).unwrap();
+    let broker = MqttBroker::start(config, folder.path(), 1, clock, &metrics).unwrap();
     Rig { broker, metrics, _folder: folder }
 }
 
@@ -340,6 +344,38 @@ async fn what_is_withdrawn_while_the_broker_is_away_is_let_go_of_and_nothing_els
     assert_eq!(payload, "0");
     connection.puback(id, Answer::Taken).await;
     assert_eq!(within(kept).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_message_the_broker_never_answers_for_does_not_keep_its_packet_id() {
+    let mut broker = Scripted::start().await;
+    let manual = ManualClock::at(UnixMillis(5));
+    let clock: Arc<dyn Clock> = Arc::new(manual.clone());
+    let keep_alive = Duration::from_secs(65_535);
+    let rig = rig_at(&clock, Config { keep_alive, ..config(broker.port) });
+    let first = rig.broker.hand_over(&numbered(0)).await;
+    let withdrawn = rig.broker.hand_over(&numbered(1)).await;
+    let mut connection = broker.accept(&v5(&[])).await;
+    let (id, _) = connection.publish().await;
+    connection.publish().await;
+    let moment = Duration::from_millis(1);
+    manual.advance(ANSWERED_WITHIN - moment);
+    connection.puback(id, Answer::Taken).await;
+    assert_eq!(within(first).await, Ok(()));
+    // Answers go on, so this one has its time from here.
+    drop(withdrawn);
+    manual.advance(ANSWERED_WITHIN - moment);
+    connection.alive().await;
+    let kept = rig.broker.hand_over(&numbered(2)).await;
+    assert_eq!(connection.publish().await.1, "2");
+    manual.advance(moment);
+    connection.alive().await;
+    let mut connection = broker.accept(&v5(&[])).await;
+    let (id, payload) = connection.publish().await;
+    assert_eq!(payload, "2");
+    connection.puback(id, Answer::Taken).await;
+    assert_eq!(within(kept).await, Ok(()));
+    assert_eq!(rig.metrics.disconnects.get(), 1);
 }
 
 #[tokio::test]

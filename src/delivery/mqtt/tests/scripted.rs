@@ -142,6 +142,11 @@ impl Connection {
     pub(super) async fn ping(&mut self) {
         let (kind, _) = self.packet().await;
         assert_eq!(kind, 0xC0);
+        self.alive().await;
+    }
+
+    /// Says that it lives, asked or not.
+    pub(super) async fn alive(&mut self) {
         self.stream.write_all(&[0xD0, 0]).await.unwrap();
     }
 
