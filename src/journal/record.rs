@@ -28,7 +28,8 @@ use crate::message::{
 
 const FORMAT: u8 = 1;
 const LENGTH_BYTES: usize = 4;
-const FIXED_BYTES: usize = 56;
+/// Bytes a record has at least.
+pub(super) const FIXED_BYTES: usize = 56;
 const UTF8_BYTES_MAX: usize = 4;
 const TOPIC_BYTES_MAX: usize =
     (TOPIC_CHARS_MAX + CLIENT_ID_CHARS_MAX) * UTF8_BYTES_MAX + "/p2p/".len();

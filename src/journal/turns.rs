@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::batch::{Batch, Journaled, Place, Sequence, StreamId};
 use super::failure::{Damage, JournalError};
-use super::record::{self, RecordError, RecordView};
+use super::record::{self, FIXED_BYTES, RecordError, RecordView};
 use super::segment::{HeaderError, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::storage::{Storage, StorageFile};
 use super::turn::{self, TURN_HEADER_BYTES, TurnHeader};
@@ -180,7 +180,12 @@ impl Turn {
         segment: &SegmentFile,
         from: Sequence,
     ) -> Result<Batch, JournalError> {
-        let mut journaled = Vec::new();
+        let first = from.max(Sequence(self.header.first));
+        // Grown from nothing, a turn of one record, as a slow stream has them, would take four times
+        // the memory.
+        let records = self.header.next().saturating_sub(first.0);
+        let records = usize::try_from(records).unwrap_or(usize::MAX);
+        let mut journaled = Vec::with_capacity(records.min(self.body.len() / FIXED_BYTES));
         self.visit(|sequence, view| {
             if sequence >= from {
                 journaled.push(Journaled::new(view.message(&self.body)?, view.nonce, sequence));
@@ -191,7 +196,6 @@ impl Turn {
         let SegmentHeader { stream, number, .. } = segment.header;
         let offset = self.offset + self.whole.len() as u64;
         let behind = Place { segment: number, offset };
-        let first = from.max(Sequence(self.header.first));
         Ok(Batch::new(stream, first, journaled, self.whole.len(), behind))
     }
 
