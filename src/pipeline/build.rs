@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::admission::{self, Admission, FingerprintKey, Sources};
 use crate::clock::Clock;
@@ -39,7 +39,7 @@ use super::recovery::{self, Recovery, Report};
 use super::requeued::Requeued;
 use super::reserve::Reserve;
 use super::upkeep::{OldLetters, Saver, Settled, Upkeep, Watch};
-use super::{Addresses, Running, StartError, join};
+use super::{Addresses, Running, StartError};
 
 /// What every stage counts, built once.
 struct Meters {
@@ -333,14 +333,23 @@ fn couriers(
     }
     let run = async move {
         for (_, couriers) in generations {
-            let running: Vec<_> =
-                couriers.into_iter().map(|courier| tokio::spawn(courier.run())).collect();
-            for courier in running {
-                join("a courier", courier.await);
+            if !all_end(couriers.into_iter().map(Courier::run).collect()).await {
+                break;
             }
         }
     };
     Ok((tokio::spawn(run), progress))
+}
+
+/// Waits for all; false at once if one panics, for nobody would deliver its messages.
+async fn all_end(mut couriers: JoinSet<()>) -> bool {
+    while let Some(ended) = couriers.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a courier ended badly");
+            return false;
+        }
+    }
+    true
 }
 
 fn shards(
@@ -387,4 +396,21 @@ fn random() -> Result<u128, StartError> {
     getrandom::fill(&mut bytes)
         .map_err(|error| StartError::Threads(format!("no random source: {error}")))?;
     Ok(u128::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn delivery_ends_by_itself_as_soon_as_one_courier_panics() {
+        let mut couriers = JoinSet::new();
+        couriers.spawn(std::future::pending());
+        couriers.spawn(async { panic!("a bug") });
+        let ended = tokio::time::timeout(Duration::from_secs(30), all_end(couriers)).await;
+        assert_eq!(ended, Ok(false));
+        assert!(all_end((0..3).map(|_| async {}).collect()).await);
+    }
 }
