@@ -284,24 +284,22 @@ impl<B: Broker> Courier<B> {
         letters.len()
     }
 
-    /// The broker let go of the oldest message: what it has not answered for goes out again, in
-    /// order.
+    /// The broker let go of the oldest message: what it let go of goes out again, in order.
     async fn hand_over_again(&mut self) {
         tokio::time::sleep(BACKOFF_MIN).await;
         self.handed_bytes = 0;
         for mut handed in std::mem::take(&mut self.handed) {
             let answer = handed.ticket.as_mut().and_then(FutureExt::now_or_never);
-            match answer {
-                Some(outcome @ (Ok(()) | Err(PublishError::Refused(_)))) => {
-                    handed.ticket = Some(Ticket::settled(outcome));
-                    self.handed_bytes += handed.bytes();
-                    self.handed.push_back(handed);
-                }
-                Some(Err(PublishError::Unavailable)) | None => {
-                    self.post.metrics.duplicates_possible.inc();
-                    self.hand_over(handed.batch, handed.at).await;
-                }
+            if answer == Some(Err(PublishError::Unavailable)) {
+                self.post.metrics.duplicates_possible.inc();
+                self.hand_over(handed.batch, handed.at).await;
+                continue;
             }
+            if let Some(outcome) = answer {
+                handed.ticket = Some(Ticket::settled(outcome));
+            }
+            self.handed_bytes += handed.bytes();
+            self.handed.push_back(handed);
         }
     }
 

@@ -163,3 +163,20 @@ async fn a_message_is_not_passed_before_it_is_kept() {
     let half = tokio::time::timeout(BACKOFF_MAX / 20, rig.courier.step()).await;
     assert!(half.is_err() && rig.progress.next() == before, "it is nowhere");
 }
+
+#[tokio::test]
+async fn what_the_broker_lets_go_of_goes_out_again_and_what_it_holds_does_not() {
+    let mut rig = Rig::new(4);
+    rig.step().await;
+    rig.answer(0, Err(PublishError::Unavailable));
+    rig.answer(2, Err(PublishError::Unavailable));
+    rig.answer(3, Ok(()));
+    assert_eq!((rig.step().await, rig.handed()), (0, vec![0, 1, 2, 3, 0, 2]));
+    assert_eq!(rig.courier.post.metrics.duplicates_possible.get(), 2);
+    for at in [5, 1, 4] {
+        rig.answer(at, Ok(()));
+    }
+    for _ in 0..4 {
+        assert_eq!(rig.step().await, 1);
+    }
+}
