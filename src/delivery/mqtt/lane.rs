@@ -184,7 +184,11 @@ impl Lane {
                 }
                 self.hear(session, backoff)?;
             }
-            Happened::Wrote(Ok(bytes)) => session.unflushed = bytes > 0,
+            Happened::Wrote(Ok(0)) => session.unflushed = false,
+            Happened::Wrote(Ok(_)) => {
+                session.unflushed = true;
+                session.wrote = self.clock.now();
+            }
             Happened::Wrote(Err(error)) => {
                 self.hear_last_words(session, backoff)?;
                 return Err(Lost::Failed(error));

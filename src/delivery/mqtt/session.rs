@@ -29,6 +29,8 @@ pub(super) struct Session {
     keep_alive: Duration,
     pub(super) heard: Instant,
     pinged: Instant,
+    /// When bytes last went out.
+    pub(super) wrote: Instant,
     pub(super) published: Option<Instant>,
     /// The oldest message on its way, and since when it is the oldest.
     oldest: Option<(u16, Instant)>,
@@ -53,6 +55,7 @@ impl Session {
             keep_alive: asked.unwrap_or(keep_alive),
             heard: now,
             pinged: now,
+            wrote: now,
             published: None,
             oldest: None,
             paused_until: None,
@@ -71,10 +74,10 @@ impl Session {
             .map_err(|bytes| RefusedBy::PacketTooLarge { bytes, bytes_max })
     }
 
-    /// A broker that was not heard for half a keep-alive is asked; that keeps weir's side of the
-    /// keep-alive as well, since whoever is heard has just been sent something.
+    /// A broker that was not heard for half a keep-alive is asked; and so is one that was sent nothing
+    /// for as long, which may close the connection otherwise (MQTT 5.0, 3.1.2.10).
     fn ping_at(&self) -> Instant {
-        self.heard.max(self.pinged) + self.keep_alive / 2
+        self.heard.min(self.wrote).max(self.pinged) + self.keep_alive / 2
     }
 
     fn given_up_at(&self) -> Instant {

@@ -281,6 +281,27 @@ async fn a_broker_that_answers_pings_is_kept_and_asked_often_enough() {
 }
 
 #[tokio::test]
+async fn a_broker_that_only_answers_is_sent_a_ping_in_time() {
+    let mut broker = Scripted::start().await;
+    let rig = rig(config(broker.port));
+    let mut tickets = vec![];
+    for number in 0..10 {
+        tickets.push(rig.broker.hand_over(&numbered(number)).await);
+    }
+    let mut connection = broker.accept(&v5(&[0x13, 0, 1])).await;
+    let mut open = vec![];
+    for _ in &tickets {
+        open.push(connection.publish().await.0);
+    }
+    // It takes two keep-alives for its answers.
+    while connection.is_silent().await {
+        assert!(!open.is_empty(), "nothing was sent for more than one and a half keep-alives");
+        connection.puback(open.remove(0), Answer::Taken).await;
+    }
+    connection.ping().await;
+}
+
+#[tokio::test]
 async fn a_broker_of_3_1_1_is_spoken_to_in_3_1_1() {
     for refusal in [&[0x20, 3, 0, 0x84, 0][..], &[0x20, 2, 0, 1], &[]] {
         let mut broker = Scripted::start().await;
