@@ -181,8 +181,8 @@ impl Turn {
         from: Sequence,
     ) -> Result<Batch, JournalError> {
         let first = from.max(Sequence(self.header.first));
-        // Grown from nothing, a turn of one record, as a slow stream has them, would take four times
-        // the memory.
+        // Grown from nothing, a turn of one record, as a slow stream has them, would take four
+        // times the memory.
         let records = self.header.next().saturating_sub(first.0);
         let records = usize::try_from(records).unwrap_or(usize::MAX);
         let mut journaled = Vec::with_capacity(records.min(self.body.len() / FIXED_BYTES));

@@ -12,7 +12,8 @@ use crate::delivery::broker::RefusedBy;
 use crate::message::Message;
 
 /// How long a message may be the oldest on its way. A PUBACK that is missing then does not come any
-/// more, and only a new connection may bring the message again (MQTT 5.0, 4.4) or free its packet id.
+/// more, and only a new connection may bring the message again (MQTT 5.0, 4.4) or free its packet
+/// id.
 pub(super) const ANSWERED_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// How long the last DISCONNECT may take.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -74,8 +75,8 @@ impl Session {
             .map_err(|bytes| RefusedBy::PacketTooLarge { bytes, bytes_max })
     }
 
-    /// A broker that was not heard for half a keep-alive is asked; and so is one that was sent nothing
-    /// for as long, which may close the connection otherwise (MQTT 5.0, 3.1.2.10).
+    /// A broker that was not heard for half a keep-alive is asked; and so is one that was sent
+    /// nothing for as long, which may close the connection otherwise (MQTT 5.0, 3.1.2.10).
     fn ping_at(&self) -> Instant {
         self.heard.min(self.wrote).max(self.pinged) + self.keep_alive / 2
     }
