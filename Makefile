@@ -21,7 +21,7 @@ run: ## Serve the demo; it prints what to paste to subscribe and to send
 
 .PHONY: test
 test: tools ## Run every test, those with the official SDKs among them
-	cargo test --features failpoints
+	cargo test --features failpoints --no-fail-fast
 
 # Cycles of kill -9 and seeds of the model in `make soak`.
 CYCLES := 1000

@@ -4,7 +4,10 @@
 #[test]
 fn make_test_runs_with_the_fail_points() {
     let makefile = include_str!("../../Makefile");
-    assert!(makefile.contains("\n\tcargo test --features failpoints\n"), "see `test:`");
+    assert!(
+        makefile.contains("\n\tcargo test --features failpoints --no-fail-fast\n"),
+        "see `test:`"
+    );
 }
 
 #[cfg(feature = "failpoints")]
