@@ -16,7 +16,7 @@ mod enabled {
 
     use crate::load::{Client, Load, Outcome};
     use crate::weir::{TOPIC, Weir, get, within};
-    use crate::{Death, Dice, Lives, PAD, number};
+    use crate::{Death, Dice, Lives, PAD, PATIENCE, number};
 
     /// A point, how often it is passed before it kills, and the bytes behind each payload.
     const POINTS: [(&str, u64, usize); 13] = [
@@ -68,14 +68,14 @@ mod enabled {
     #[test]
     fn a_sync_that_hangs_turns_readyz_off_until_it_returns_and_is_logged_with_the_shard() {
         let mut lives = Lives::new("hung sync".into());
-        let weir = lives.start(1, "journal-sync=1*off->1*sleep(13000)->off");
+        let weir = lives.start(1, "journal-sync=1*off->1*sleep(20000)->off");
         let mut client = Client::connect(weir.at.http).expect("it listens");
         assert!(matches!(client.call(&format!("{TOPIC}/a"), b"first"), Outcome::Ok(_)));
         let at = weir.at;
         let waiting = std::thread::spawn(move || client.call(&format!("{TOPIC}/a"), b"second"));
         let status = |weir: &Weir| get(weir.at.ops, "/readyz");
         assert_eq!(status(&weir).map(|(status, _)| status), Some(200));
-        let off = within(Duration::from_secs(12), || {
+        let off = within(Duration::from_secs(19), || {
             status(&weir).is_some_and(|(status, text)| status == 503 && text.contains("stalled"))
         });
         assert!(off, "{:?}\n{}", status(&weir), weir.log());
@@ -83,10 +83,9 @@ mod enabled {
         assert!(log.contains("generation 1 shard 0") && log.contains("10 s"), "{log}");
         let outcome = waiting.join().expect("the client does not panic");
         assert!(matches!(outcome, Outcome::Ok(_)), "late, and true: {outcome:?}");
-        let on = within(Duration::from_secs(2), || {
-            get(at.ops, "/readyz").is_some_and(|(status, _)| status == 200)
-        });
-        assert!(on, "readiness comes back with the sync");
+        let on =
+            within(PATIENCE, || get(at.ops, "/readyz").is_some_and(|(status, _)| status == 200));
+        assert!(on, "readiness comes back with the sync: {:?}", status(&weir));
         lives.counter = weir.billed().expect("it serves");
         assert_eq!(lives.counter, 2);
         assert_eq!(weir.terminate(), Some(0));
