@@ -24,6 +24,14 @@ impl Outlet {
         }
     }
 
+    /// Waits until a part of it has ended by itself, which is a bug.
+    pub async fn ended(&self) {
+        match self {
+            Self::Embedded(_) => std::future::pending().await,
+            Self::Mqtt(broker) => broker.ended().await,
+        }
+    }
+
     /// Takes leave of devices or of the broker, within `grace`.
     pub async fn shutdown(&self, grace: Duration) {
         match self {

@@ -179,6 +179,10 @@ impl Running {
                 tracing::error!("delivery ended by itself: a bug; stopping");
                 true
             }
+            () = self.broker.ended() => {
+                tracing::error!("a connection to the broker ended by itself: a bug; stopping");
+                true
+            }
         };
         let delivering = !self.couriers.is_finished();
         self.readiness.advance(if was_poisoned { State::Poisoned } else { State::Draining });

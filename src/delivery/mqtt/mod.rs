@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::select_all;
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -106,6 +107,11 @@ impl MqttBroker {
             tasks.push(tokio::spawn(task.run()));
         }
         Ok(Self { template, lanes, stop, tasks: Mutex::new(tasks) })
+    }
+
+    /// Waits until one of the connections is not made again: a bug, unless weir stops.
+    pub async fn ended(&self) {
+        select_all(self.lanes.iter().map(|lane| Box::pin(lane.closed()))).await;
     }
 
     /// Says DISCONNECT and ends; what is not acknowledged goes out again after the next start.

@@ -302,6 +302,19 @@ async fn a_broker_that_only_answers_is_sent_a_ping_in_time() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_not_made_again_is_noticed_and_one_that_is_lost_is_none() {
+    let mut broker = Scripted::start().await;
+    let rig = rig(Config { connections: 2, ..config(broker.port) });
+    for _ in 0..3 {
+        drop(broker.accept(&v5(&[])).await);
+    }
+    assert_eq!(rig.broker.ended().now_or_never(), None);
+    // As a panic would.
+    rig.broker.tasks.lock()[1].abort();
+    within(rig.broker.ended()).await;
+}
+
+#[tokio::test]
 async fn a_broker_of_3_1_1_is_spoken_to_in_3_1_1() {
     for refusal in [&[0x20, 3, 0, 0x84, 0][..], &[0x20, 2, 0, 1], &[]] {
         let mut broker = Scripted::start().await;
