@@ -17,14 +17,19 @@ use super::store::SessionKey;
 pub(super) struct Backlog {
     messages_max: usize,
     bytes_max: usize,
-    messages: AtomicUsize,
-    bytes: AtomicUsize,
+    counts: Mutex<Arc<Counts>>,
     cut_off: AtomicBool,
     drained: Notify,
     /// Whether somebody was told that it is full.
     overflowed: AtomicBool,
     arriving: Mutex<Option<Vec<(From, Publish)>>>,
     stored: Mutex<Option<Stored>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 /// A session that is kept on disk, and whose connection speaks for it.
@@ -41,8 +46,7 @@ impl Backlog {
         Self {
             messages_max: limits.session_messages_max,
             bytes_max: limits.session_bytes_max,
-            messages: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
+            counts: Mutex::default(),
             cut_off: AtomicBool::new(false),
             drained: Notify::new(),
             overflowed: AtomicBool::new(false),
@@ -53,13 +57,29 @@ impl Backlog {
 
     /// The payload, counted here until its last clone is gone.
     pub(super) fn hold(self: &Arc<Self>, payload: Bytes, bytes: usize) -> Bytes {
-        self.messages.fetch_add(1, Ordering::AcqRel);
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        Bytes::from_owner(Held { payload, bytes, backlog: Arc::clone(self) })
+        let counts = self.counts();
+        counts.messages.fetch_add(1, Ordering::AcqRel);
+        counts.bytes.fetch_add(bytes, Ordering::AcqRel);
+        Bytes::from_owner(Held { payload, bytes, backlog: Arc::clone(self), counts })
+    }
+
+    /// Counts from 0 again: what is held so far is a former connection's, and waits for it only.
+    pub(super) fn count_anew(&self) {
+        *self.counts.lock() = Arc::default();
+        self.overflowed.store(false, Ordering::Release);
+        self.drained.notify_waiters();
+    }
+
+    fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts.lock())
     }
 
     pub(super) fn messages(&self) -> usize {
-        self.messages.load(Ordering::Acquire)
+        self.counts().messages.load(Ordering::Acquire)
+    }
+
+    fn bytes(&self) -> usize {
+        self.counts().bytes.load(Ordering::Acquire)
     }
 
     /// False once nothing waits here and nothing is about to.
@@ -68,7 +88,7 @@ impl Backlog {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.messages() >= self.messages_max || self.bytes.load(Ordering::Acquire) >= self.bytes_max
+        self.messages() >= self.messages_max || self.bytes() >= self.bytes_max
     }
 
     /// Waits until half the bound is free; false if that takes too long.
@@ -88,8 +108,7 @@ impl Backlog {
     }
 
     fn is_half_free(&self) -> bool {
-        self.messages() <= self.messages_max / 2
-            && self.bytes.load(Ordering::Acquire) <= self.bytes_max / 2
+        self.messages() <= self.messages_max / 2 && self.bytes() <= self.bytes_max / 2
     }
 
     /// While a new connection takes the session over: what is kept back for it.
@@ -121,6 +140,7 @@ struct Held {
     payload: Bytes,
     bytes: usize,
     backlog: Arc<Backlog>,
+    counts: Arc<Counts>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -131,8 +151,8 @@ impl AsRef<[u8]> for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.backlog.messages.fetch_sub(1, Ordering::AcqRel);
-        self.backlog.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.counts.messages.fetch_sub(1, Ordering::AcqRel);
+        self.counts.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         if self.backlog.is_half_free() {
             self.backlog.overflowed.store(false, Ordering::Release);
             self.backlog.drained.notify_waiters();
@@ -180,6 +200,17 @@ mod tests {
         drop(second);
         let _more = [(); 3].map(|()| backlog.hold(Bytes::new(), 0));
         assert!(backlog.is_full());
+    }
+
+    #[test]
+    fn what_a_former_connection_holds_counts_no_more_and_is_not_counted_off() {
+        let backlog = backlog();
+        let former = [(); 4].map(|()| backlog.hold(Bytes::new(), 25));
+        backlog.count_anew();
+        assert!(!backlog.is_full());
+        let _own = backlog.hold(Bytes::new(), 99);
+        drop(former);
+        assert_eq!((backlog.messages(), backlog.bytes()), (1, 99));
     }
 
     #[tokio::test]

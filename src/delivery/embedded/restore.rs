@@ -73,11 +73,13 @@ impl Tenant {
             }
             return taken.map(|_| ());
         };
+        let backlog = self.backlog(client_id);
+        // The former task may hold what it has not read for as long as a write may take.
+        backlog.count_anew();
         let known: HashSet<u32> = kept.copies.iter().map(|(place, ..)| tag_of(*place)).collect();
         let id = self.id_of(&kept.row);
         let (session, tx) = self.revive(former.context(), former.listen_cfg(), &id, kept).await?;
         entry.set(session, tx.clone()).await?;
-        let backlog = self.backlog(client_id);
         for (from, publish) in backlog.arriving().take().unwrap_or_default() {
             if publish.delay_interval.is_none_or(|tag| !known.contains(&tag)) {
                 // Its task was begun just now.
