@@ -82,6 +82,7 @@ struct Lives {
     sent: Vec<Sent>,
     given: Vec<Given>,
     kept: Vec<Given>,
+    said: Vec<String>,
     counter: u64,
 }
 
@@ -99,7 +100,8 @@ impl Lives {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let archive = Archive::start(&folder.path().join("data"), folder.path().join("archive"));
         let archive = Some(archive);
-        Self { folder, archive, place, sent: vec![], given: vec![], kept: vec![], counter: 0 }
+        let (sent, given, kept, said) = (vec![], vec![], vec![], vec![]);
+        Self { folder, archive, place, sent, given, kept, said, counter: 0 }
     }
 
     fn start(&self, shards: u16, points: &str) -> Weir {
@@ -135,6 +137,7 @@ impl Lives {
             std::thread::sleep(Duration::from_millis(10));
         }
         let by_itself = !weir.is_alive();
+        self.said.extend(weir.warnings());
         weir.kill();
         self.sent.extend(load.finish());
         self.given.push(subscriber.finish());
@@ -168,6 +171,7 @@ impl Lives {
             let now = keeper.as_ref().map_or(0, Subscriber::count);
             (std::mem::replace(&mut given, now) == now).then_some(())
         });
+        self.said.extend(weir.warnings());
         self.given.push(subscriber.finish());
         self.kept.extend(keeper.map(Subscriber::finish));
         assert_eq!(weir.terminate(), Some(0), "{}: a drain", self.place);
@@ -178,6 +182,7 @@ impl Lives {
             sent: &self.sent,
             given: &self.given,
             kept: &self.kept,
+            said: &self.said,
             counter: self.counter,
             place: &self.place,
         };

@@ -14,8 +14,8 @@ use weir::admission::{
 };
 use weir::clock::{Clock, SystemClock};
 
-use super::PATIENCE;
 use super::weir::{INSTANCE, KEY_ID, SECRET, TOPIC};
+use super::{PAD, PATIENCE};
 
 /// What a client knows of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,15 @@ pub(crate) struct Sent {
 /// Numbers every payload of this process.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
+/// Between the topic and the number of a client that sends in bulk: more than a stored session
+/// holds (16 MiB), so a device that reads slowly on a busy machine would miss some of it by right.
+const BULK: &str = "/bulk/";
+
+/// Whether a stored session subscribes to this.
+pub(crate) fn is_for_the_keeper(topic: &str) -> bool {
+    !topic.contains(BULK)
+}
+
 /// Clients at work.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -46,13 +55,17 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts clients, each on a subtopic of its own; `pad` bytes make a payload longer.
+    /// Starts clients, each on a subtopic of its own; `pad` bytes make a payload longer. All but
+    /// the first send in bulk if they are to fill segments.
     pub(crate) fn start(address: SocketAddr, clients: usize, pad: usize) -> Self {
         let (stop, log) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Sent>>>::default());
         let client = |number| {
             let (stop, log) = (Arc::clone(&stop), Arc::clone(&log));
+            let (topic, pad) = match pad > PAD && number > 0 {
+                true => (format!("{TOPIC}{BULK}{number}"), pad),
+                false => (format!("{TOPIC}/{number}"), pad.min(PAD)),
+            };
             std::thread::spawn(move || {
-                let topic = format!("{TOPIC}/{number}");
                 while !stop.load(Ordering::Relaxed) {
                     // A refused connection has sent nothing.
                     let Ok(mut client) = Client::connect(address) else { return };

@@ -16,7 +16,7 @@ mod enabled {
 
     use crate::load::{Client, Load, Outcome};
     use crate::weir::{TOPIC, Weir, get, within};
-    use crate::{Death, Dice, Lives, PAD, PATIENCE, number};
+    use crate::{Death, Dice, Lives, PAD, PATIENCE, eventually, number};
 
     /// A point, how often it is passed before it kills, and the bytes behind each payload.
     const POINTS: [(&str, u64, usize); 13] = [
@@ -79,8 +79,10 @@ mod enabled {
             status(&weir).is_some_and(|(status, text)| status == 503 && text.contains("stalled"))
         });
         assert!(off, "{:?}\n{}", status(&weir), weir.log());
-        let log = weir.log();
-        assert!(log.contains("generation 1 shard 0") && log.contains("10 s"), "{log}");
+        eventually("the log names the shard and the 10 s", || {
+            let log = weir.log();
+            (log.contains("generation 1 shard 0") && log.contains("10 s")).then_some(())
+        });
         let outcome = waiting.join().expect("the client does not panic");
         assert!(matches!(outcome, Outcome::Ok(_)), "late, and true: {outcome:?}");
         let on =

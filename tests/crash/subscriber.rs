@@ -31,7 +31,8 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Connects to a weir and subscribes to everything; returns once that is granted.
+    /// Connects to a weir and subscribes, with a stored session to all but bulk; returns once that
+    /// is granted.
     pub(crate) fn start(address: SocketAddr, session: Session) -> Self {
         Self::connect(address, session, true)
     }
@@ -52,10 +53,14 @@ impl Subscriber {
         options.set_manual_acks(true);
         options.set_credentials(format!("Device|lamp|{INSTANCE}"), DEVICE_PASSWORD);
         options.set_max_packet_size(1 << 20, 1 << 20);
-        options.set_keep_alive(Duration::from_secs(5));
+        options.set_keep_alive(PATIENCE);
         let (client, mut connection) = Client::new(options, 1_024);
+        // A CONNACK comes after a sync, which may take long on a disk that others write to.
+        let patience_s = PATIENCE.as_secs();
+        connection.eventloop.network_options.set_connection_timeout(patience_s);
         if subscribes {
-            client.subscribe(format!("{TOPIC}/#"), QoS::AtLeastOnce).expect("there is room");
+            let filter = if is_clean { "#" } else { "+" };
+            client.subscribe(format!("{TOPIC}/{filter}"), QoS::AtLeastOnce).expect("there is room");
         }
         let (given, stop) = (Arc::<Mutex<Given>>::default(), Arc::<AtomicBool>::default());
         let granted = Arc::<AtomicBool>::default();

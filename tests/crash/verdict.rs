@@ -5,7 +5,7 @@ use std::path::Path;
 
 use weir::journal::{ReadOnly, Rest, inspect};
 
-use super::load::{Outcome, Sent};
+use super::load::{Outcome, Sent, is_for_the_keeper};
 use super::subscriber::Given;
 use super::weir::INSTANCE;
 
@@ -32,6 +32,8 @@ pub(crate) struct Evidence<'e> {
     pub(crate) kept: &'e [Given],
     /// What the billing counter showed last.
     pub(crate) counter: u64,
+    /// What weir had to say in all its lives.
+    pub(crate) said: &'e [String],
     /// How to see it again.
     pub(crate) place: &'e str,
 }
@@ -77,8 +79,8 @@ impl Evidence<'_> {
         tally
     }
 
-    /// Everything acknowledged has come to a stored session, and first came in the order of its
-    /// topic, however often it came again after a crash.
+    /// Everything acknowledged and not in bulk has come to a stored session, and first came in the
+    /// order of its topic, however often it came again after a crash.
     fn kept(&self, records: &HashMap<String, Record>) -> u64 {
         let place = self.place;
         let mut seen = HashSet::new();
@@ -94,11 +96,22 @@ impl Evidence<'_> {
             let before = last.insert(topic, at);
             assert!(before.is_none_or(|before| before < at), "{place}: I6: {payload} at {at:?}");
         }
-        let owed = self.sent.iter().filter(|_| !self.kept.is_empty());
-        for Sent { payload, outcome } in owed {
-            let lost = matches!(outcome, Outcome::Ok(_)) && !seen.contains(payload.as_str());
-            assert!(!lost, "{place}: I4: {:.10} never came to a stored session", payload);
-        }
+        let acknowledged = |sent: &&Sent| matches!(sent.outcome, Outcome::Ok(_));
+        let owed = self.sent.iter().filter(|_| !self.kept.is_empty()).filter(acknowledged);
+        let lost = owed.filter(|sent| !seen.contains(sent.payload.as_str())).filter_map(|sent| {
+            let Record { topic, stream, sequence, .. } = &records[sent.payload.as_str()];
+            let lost = format!("{:.10} of {topic} at {stream:?} {sequence}", sent.payload);
+            is_for_the_keeper(topic).then_some(lost)
+        });
+        let lost: Vec<_> = lost.collect();
+        assert!(
+            lost.is_empty(),
+            "{place}: I4: {} of {} never came to a stored session: {:?} ...\n{}",
+            lost.len(),
+            self.sent.len(),
+            &lost[..lost.len().min(10)],
+            self.said.join("\n")
+        );
         seen.len() as u64
     }
 

@@ -105,6 +105,14 @@ impl Weir {
         self.log.lock().expect("nobody panics with it").join("\n")
     }
 
+    /// Where it is ready, and everything worse than news.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let log = self.log.lock().expect("nobody panics with it");
+        let news =
+            |line: &&String| line.contains("\"level\":\"INFO\"") && addresses(line).is_none();
+        log.iter().filter(|line| !news(line)).cloned().collect()
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.id()
