@@ -13,8 +13,8 @@ use rmqtt::inflight::MomentStatus;
 use rmqtt::session::{OfflineInfo, Session};
 use rmqtt::shared::Entry;
 use rmqtt::types::{
-    From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason, SubsSearchResult,
-    Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
+    ClientId, From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason,
+    SubsSearchResult, Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
 };
 use tokio::sync::oneshot;
 
@@ -22,6 +22,7 @@ use super::devices::has_device;
 use super::store::Subscription;
 use super::stored;
 use super::tenants::Tenant;
+use crate::metering::DropReason;
 
 /// How long the former connection's task may take to hand its session over; as long as rmqtt's own.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(5);
@@ -112,6 +113,33 @@ impl Arrival {
         let subscriptions = self.entry.session()?.subscriptions().await.ok()?;
         let options = subscriptions.read().await.get(filter).cloned();
         options.map(Subscription)
+    }
+}
+
+impl Tenant {
+    /// Keeps back what is published to a client id until its new connection is in place.
+    pub(super) fn hold_for_arrival(&self, client_id: &ClientId) {
+        self.backlog(client_id).arriving().get_or_insert_default();
+    }
+
+    /// The new connection is in place: it gets what was kept back. A clean start gets only what
+    /// was addressed to it; the rest was for subscriptions that are gone.
+    pub(super) fn arrived(&self, client_id: &ClientId, session: &Tx, clean_start: bool) {
+        let backlog = self.backlog(client_id);
+        let mut arriving = backlog.arriving();
+        for (from, mut publish) in arriving.take().unwrap_or_default() {
+            if !clean_start || publish.target_clientid.is_some() {
+                self.keep_handed_on(&backlog, &mut publish);
+                // A session that has ended meanwhile waits for nothing.
+                let _ = session.unbounded_send(ToSession::Forward(from, publish));
+            }
+        }
+    }
+
+    /// The new connection failed after the old one was gone, and the session with it.
+    pub(super) fn arrival_failed(&self, client_id: &ClientId, handed_on: usize) {
+        let kept_back = self.backlog(client_id).arriving().take().unwrap_or_default();
+        self.dropped(DropReason::NoSession, (kept_back.len() + handed_on) as u64);
     }
 }
 

@@ -6,7 +6,7 @@ use rmqtt::context::ServerContext;
 use rmqtt::router::DefaultRouter;
 use rmqtt::shared::{DefaultShared, Shared};
 use rmqtt::types::{
-    ClientId, DashMap, From, Id, Message as ToSession, NodeId, Publish, Reason, Tx,
+    ClientId, DashMap, From, Id, Message as ToSession, NodeId, Publish, Reason,
     UserName as SignedInAs,
 };
 
@@ -282,31 +282,6 @@ impl Tenant {
                 "a session is full: what it cannot hold is dropped and counted"
             );
         }
-    }
-
-    /// Keeps back what is published to a client id until its new connection is in place.
-    pub(super) fn hold_for_arrival(&self, client_id: &ClientId) {
-        self.backlog(client_id).arriving().get_or_insert_default();
-    }
-
-    /// The new connection is in place: it gets what was kept back. A clean start gets only what
-    /// was addressed to it; the rest was for subscriptions that are gone.
-    pub(super) fn arrived(&self, client_id: &ClientId, session: &Tx, clean_start: bool) {
-        let backlog = self.backlog(client_id);
-        let mut arriving = backlog.arriving();
-        for (from, mut publish) in arriving.take().unwrap_or_default() {
-            if !clean_start || publish.target_clientid.is_some() {
-                self.keep_handed_on(&backlog, &mut publish);
-                // A session that has ended meanwhile waits for nothing.
-                let _ = session.unbounded_send(ToSession::Forward(from, publish));
-            }
-        }
-    }
-
-    /// The new connection failed after the old one was gone, and the session with it.
-    pub(super) fn arrival_failed(&self, client_id: &ClientId, handed_on: usize) {
-        let kept_back = self.backlog(client_id).arriving().take().unwrap_or_default();
-        self.dropped(DropReason::NoSession, (kept_back.len() + handed_on) as u64);
     }
 
     /// A device's connection is gone: what waited for it is lost if its session ends with it.
