@@ -127,6 +127,8 @@ impl Tenant {
     pub(super) fn arrived(&self, client_id: &ClientId, session: &Tx, clean_start: bool) {
         let backlog = self.backlog(client_id);
         let mut arriving = backlog.arriving();
+        // It has yet to show whether it reads.
+        backlog.set_cut_off(false);
         for (from, mut publish) in arriving.take().unwrap_or_default() {
             if !clean_start || publish.target_clientid.is_some() {
                 self.keep_handed_on(&backlog, &mut publish);

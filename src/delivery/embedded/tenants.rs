@@ -230,8 +230,7 @@ impl Tenant {
             }
             let Some(place) = self.first_drained(&waiting).await else {
                 for held in &waiting {
-                    held.backlog.set_cut_off(true);
-                    self.close(&held.client_id, Reason::from_static("the device stopped reading"));
+                    self.cut_off(held).await;
                 }
                 continue;
             };
@@ -270,6 +269,17 @@ impl Tenant {
         let each = waiting.iter().map(|held| held.backlog.drained(self.limits.stalled_after));
         let (has_drained, place, _) = select_all(each.map(Box::pin)).await;
         has_drained.then_some(place)
+    }
+
+    /// Closes the connection of a device that makes no room, unless it has left meanwhile.
+    async fn cut_off(&self, held: &Held) {
+        held.backlog.set_cut_off(true);
+        // Asked only now: a device that leaves from here on finds the mark and takes it away.
+        if self.is_connected(&held.client_id).await {
+            self.close(&held.client_id, Reason::from_static("the device stopped reading"));
+        } else {
+            held.backlog.set_cut_off(false);
+        }
     }
 
     /// Counts a message for which its session has no room; says so once until there is some.

@@ -86,6 +86,26 @@ async fn a_device_that_reads_but_never_acknowledges_is_cut_off_too() {
 }
 
 #[tokio::test]
+async fn a_device_that_leaves_while_its_full_session_is_waited_for_is_not_cut_off() {
+    let limits = Limits { stalled_after: Duration::from_secs(2), ..LIMITS };
+    let broken = start_with(limits).await;
+    let mut device = broken.stored(CLIENT).await;
+    assert!(device.subscribe("TopicA").await);
+    broken.count(0..100).await;
+    let leave = async {
+        tokio::time::sleep(SILENCE).await;
+        device.disconnect().await;
+    };
+    tokio::join!(broken.count(100..101), leave);
+    let mut device = broken.stored(CLIENT).await;
+    device.gets(0..100).await;
+    device.flush().await;
+    broken.count(101..104).await;
+    device.gets(101..104).await;
+    assert_eq!((broken.dropped("session_full"), broken.dropped("stalled_reader")), (1, 0));
+}
+
+#[tokio::test]
 async fn a_stored_session_holds_no_more_than_its_bound_while_its_device_is_away() {
     let broken = start_with(LIMITS).await;
     let mut options = broken.options("post-cn-a", CLIENT);

@@ -71,7 +71,7 @@ impl TestDevice {
     }
 
     /// What was acknowledged has reached the broker.
-    async fn flush(&mut self) {
+    pub(super) async fn flush(&mut self) {
         self.client.unsubscribe("TopicA/none").await.unwrap();
         while !matches!(self.packet().await, Packet::UnsubAck(_)) {}
     }
