@@ -117,9 +117,12 @@ impl Arrival {
 }
 
 impl Tenant {
-    /// Keeps back what is published to a client id until its new connection is in place.
+    /// Keeps back what is published to a client id until its new connection is in place. What the
+    /// former one was cut off for is not held against it.
     pub(super) fn hold_for_arrival(&self, client_id: &ClientId) {
-        self.backlog(client_id).arriving().get_or_insert_default();
+        let backlog = self.backlog(client_id);
+        backlog.arriving().get_or_insert_default();
+        backlog.set_cut_off(false);
     }
 
     /// The new connection is in place: it gets what was kept back. A clean start gets only what

@@ -110,7 +110,7 @@ impl Hooks {
         let stalled = is_write_timeout(reason);
         let disconnect = session.disconnect().await.ok().flatten();
         let expiry = stored::expiry(session, disconnect.as_ref()).await;
-        tenant.disconnected(&session.id.client_id, stalled, expiry.is_none());
+        tenant.disconnected(&session.id, stalled, expiry.is_none());
         if let Some(expiry) = expiry {
             tenant.away(session, expiry).await;
         }

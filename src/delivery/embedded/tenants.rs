@@ -294,11 +294,16 @@ impl Tenant {
         }
     }
 
-    /// A device's connection is gone: what waited for it is lost if its session ends with it.
-    pub(super) fn disconnected(&self, client_id: &ClientId, stalled: bool, session_ends: bool) {
+    /// A device's connection is gone: what waited for it is lost if its session ends with it. One
+    /// that was taken over has nothing left: what waits is for the connection in its place.
+    pub(super) fn disconnected(&self, id: &Id, stalled: bool, session_ends: bool) {
+        let client_id = &id.client_id;
         let Some(backlog) = self.backlogs.get(client_id).map(|found| Arc::clone(&found)) else {
             return;
         };
+        if self.sessions.entry(id.clone()).id_same() == Some(false) {
+            return;
+        }
         if stalled || backlog.is_cut_off() {
             let instance = &self.instance;
             tracing::warn!(%instance, %client_id, "cut off a device that stopped reading");

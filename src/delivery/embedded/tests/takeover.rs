@@ -2,6 +2,7 @@ use rmqtt::shared::Shared;
 use rmqtt::types::Id;
 use rumqttc::LastWill;
 use rusqlite::Connection;
+use tokio::net::TcpStream;
 
 use super::device_v5::V5Device;
 use super::stalled::stalled;
@@ -135,6 +136,44 @@ async fn a_device_that_stopped_reading_comes_back_to_all_that_was_sent_to_it() {
     broken.count(230..232).await;
     device.gets(230..232).await;
     device.hears_nothing().await;
+}
+
+/// A device that reads nothing, and is cut off with as much in its session as that holds. Its task
+/// notices late: it writes. Returns its end of the connection, and that connection's id.
+async fn stuck() -> (Broken, TcpStream, Id) {
+    let limits = Limits {
+        session_messages_max: 230,
+        stalled_after: SILENCE,
+        write_timeout: Duration::from_secs(60),
+        ..UNHURRIED
+    };
+    let broken = start_with(limits).await;
+    let socket = stalled(&broken, false).await;
+    for number in 0..230 {
+        broken.send("post-cn-a", "TopicA", &[number; 60_000]).await;
+    }
+    broken.count(230..231).await;
+    assert_eq!(broken.dropped("stalled_reader"), 1);
+    let tenant = broken.broker.tenants.of_instance("post-cn-a").unwrap();
+    let former = tenant.sessions.entry(Id::from(tenant.node, CLIENT.into())).session().unwrap();
+    (broken, socket, former.id.clone())
+}
+
+#[tokio::test]
+async fn what_a_former_connection_was_cut_off_for_is_not_held_against_the_next() {
+    let (broken, _deaf, former) = stuck().await;
+    let mut device = broken.stored(CLIENT).await;
+    let tenant = broken.broker.tenants.of_instance("post-cn-a").unwrap();
+    tenant.disconnected(&former, true, true);
+    for number in 0..230 {
+        let publish = device.receive_publish().await;
+        assert_eq!((publish.payload[0], publish.payload.len()), (number, 60_000));
+        device.client.ack(&publish).await.unwrap();
+    }
+    device.flush().await;
+    broken.count(231..234).await;
+    device.gets(231..234).await;
+    assert_eq!(broken.dropped("stalled_reader"), 1, "none since");
 }
 
 #[tokio::test]
