@@ -98,6 +98,9 @@ impl Arrival {
         if clean_start {
             // Nothing of it is wanted, and rmqtt need not ask again.
             self.entry.remove().await?;
+            if let Some(tenant) = self.tenant.as_ref().filter(|_| !is_handed_over) {
+                tenant.backlog(&former.id.client_id).count_anew();
+            }
         } else if let Some(tenant) = self.tenant.as_ref().filter(|_| !is_handed_over) {
             tenant.take_from_disk(&mut *self.entry, &former).await?;
             tenant.hold_for_arrival(&former.id.client_id);

@@ -60,7 +60,9 @@ impl Tenant {
         former: &Session,
     ) -> rmqtt::Result<()> {
         let client_id = &former.id.client_id;
+        let backlog = self.backlog(client_id);
         let Some(key) = self.key(client_id) else {
+            backlog.count_anew();
             return entry.remove_with(&former.id).await.map(|_| ());
         };
         self.hold_for_arrival(client_id);
@@ -73,7 +75,6 @@ impl Tenant {
             }
             return taken.map(|_| ());
         };
-        let backlog = self.backlog(client_id);
         // The former task may hold what it has not read for as long as a write may take.
         backlog.count_anew();
         let known: HashSet<u32> = kept.copies.iter().map(|(place, ..)| tag_of(*place)).collect();

@@ -177,6 +177,20 @@ async fn what_a_former_connection_was_cut_off_for_is_not_held_against_the_next()
 }
 
 #[tokio::test]
+async fn a_clean_start_over_a_stuck_connection_has_the_whole_bound_for_itself() {
+    let (broken, _deaf, former) = stuck().await;
+    let mut device = broken.device("post-cn-a", CLIENT).await;
+    assert!(device.subscribe("TopicA").await);
+    broken.count(231..234).await;
+    let tenant = broken.broker.tenants.of_instance("post-cn-a").unwrap();
+    tenant.disconnected(&former, true, true);
+    for number in 231..234 {
+        assert_eq!(device.receive().await.1, [number][..]);
+    }
+    assert_eq!(broken.dropped("stalled_reader"), 1, "none since");
+}
+
+#[tokio::test]
 async fn a_device_that_comes_back_at_once_to_a_session_without_its_task_misses_nothing() {
     let broken = start().await;
     let mut device = broken.stored(CLIENT).await;
