@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rmqtt::inflight::MomentStatus;
 use rmqtt::session::{OfflineInfo, Session};
 use rmqtt::shared::Entry;
 use rmqtt::types::{
     ClientId, From, Id, IsAdmin, Message as ToSession, OfflineSession, Publish, Reason,
-    SubsSearchResult, Subscribe, SubscribeReturn, Subscriptions, Tx, Unsubscribe,
+    SubsSearchResult, Subscribe, SubscribeReturn, Subscriptions, TopicName, Tx, Unsubscribe,
 };
 use tokio::sync::oneshot;
 
@@ -49,6 +50,11 @@ impl Takeover {
         for mut message in std::mem::take(&mut session.inflight_messages) {
             self.reserve(&message.publish);
             if message.status == MomentStatus::UnComplete {
+                // A PUBREL has none of these. With them rmqtt would ask whether the message has
+                // expired or is too large, and then not send it.
+                message.publish.payload = Bytes::new();
+                message.publish.topic = TopicName::default();
+                message.publish.properties = None;
                 session.inflight_messages.push(message);
             } else {
                 message.publish.dup = true;

@@ -145,7 +145,8 @@ impl Handler for Hooks {
                 (false, addressed(publish).map(HookResult::Publish).or(so_far))
             }
             Parameter::MessageExpiryCheck(session, _, publish) => {
-                // rmqtt asks here, and nowhere else, whether a message is still to be sent.
+                // rmqtt asks here, and nowhere else, whether a message is still to be sent; of a
+                // PUBREL that is owed as well, so a takeover leaves that nothing to be too large.
                 let drops = is_too_large(session, publish).await;
                 (!drops, drops.then_some(HookResult::MessageExpiry).or(so_far))
             }

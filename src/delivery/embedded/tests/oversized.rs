@@ -1,7 +1,12 @@
+use std::num::NonZeroU16;
+
 use bytes::BytesMut;
-use rumqttc::v5::MqttOptions;
+use rmqtt::inflight::{MomentStatus, OutInflightMessage};
+use rmqtt::shared::Shared;
+use rmqtt::types::Id;
 use rumqttc::v5::mqttbytes::QoS as V5QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectProperties, Filter, PublishProperties};
+use rumqttc::v5::{AsyncClient, ConnectionError, MqttOptions, StateError};
 
 use super::device_v5::V5Device;
 use super::stored::restart;
@@ -89,4 +94,28 @@ async fn a_message_too_large_for_its_device_does_not_stand_before_later_ones_of_
     let broken = restart(broken.crash()).await;
     let mut device = V5Device::connect(options(&broken, None, None)).await;
     device.hears_nothing().await;
+}
+
+#[tokio::test]
+async fn an_owed_pubrel_is_sent_again_to_a_device_that_would_not_take_its_message_any_more() {
+    let broken = start().await;
+    let device = sign_in(&broken, None, None).await;
+    let tenant = broken.broker.tenants.of_instance("post-cn-a").unwrap();
+    let session = tenant.sessions.entry(Id::from(tenant.node, CLIENT.into())).session().unwrap();
+    let mut publish = packet(&message("post-cn-a", "TopicA", &[0; 2_000]));
+    (publish.qos, publish.packet_id) = (rmqtt::types::QoS::ExactlyOnce, NonZeroU16::new(7));
+    let owed = OutInflightMessage::new(MomentStatus::UnComplete, tenant.weir().clone(), publish);
+    session.out_inflight().write().await.push_back(owed);
+    device.disconnect().await;
+    let (_client, mut events) = AsyncClient::new(options(&broken, Some(1_000), None), 10);
+    // It has forgotten the message, and says so when it is asked to release it.
+    let asked = async {
+        loop {
+            if let Err(error) = events.poll().await {
+                return error;
+            }
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, asked).await.expect("a PUBREL");
+    assert!(matches!(asked, ConnectionError::MqttState(StateError::Unsolicited(7))), "{asked}");
 }
