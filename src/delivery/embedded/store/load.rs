@@ -82,13 +82,15 @@ pub(super) fn one(path: &Path, key: SessionKey) -> Result<Option<Kept>, StoreErr
     let reader = Reader { path };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = reader.ask(|| Connection::open_with_flags(path, flags))?;
+    // One look at the file for all that is asked: what is done meanwhile is not missing from it.
+    let snapshot = reader.ask(|| connection.unchecked_transaction())?;
     let row = reader.ask(|| {
         let find = format!("{SESSIONS} WHERE id = ?");
-        connection.query_row(&find, [key.0], |row| Ok(session_row(row))).optional()
+        snapshot.query_row(&find, [key.0], |row| Ok(session_row(row))).optional()
     })?;
     let Some(row) = row else { return Ok(None) };
     let (_, row) = reader.ask(|| row)?;
-    reader.session(&connection, key, row, &mut HashMap::new()).map(Some)
+    reader.session(&snapshot, key, row, &mut HashMap::new()).map(Some)
 }
 
 const SESSIONS: &str = "SELECT * FROM session";
