@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::civil::Date;
 use tokio::sync::watch;
 
 use super::super::broker::{Broker, PublishError};
@@ -40,6 +41,8 @@ struct Waiting {
 /// One file of the folder, as it was read.
 struct Batch {
     path: PathBuf,
+    /// Those on which its letters died, settled ones too.
+    days: Vec<Date>,
     letters: Vec<Waiting>,
     damaged: u64,
 }
@@ -89,7 +92,7 @@ impl<B: Broker> Resender<B> {
             }
         }
         let Some(mut notes) = self.note(notes).await? else { return Ok(true) };
-        let (path, damaged) = (batch.path, batch.damaged);
+        let Batch { path, days, damaged, .. } = batch;
         if damaged > 0 {
             tracing::error!(
                 file = %path.display(), lines = damaged,
@@ -97,7 +100,7 @@ impl<B: Broker> Resender<B> {
             );
         }
         blocking(move || {
-            notes.sync()?;
+            notes.sync(&days)?;
             spool::remove(&path, damaged > 0)
         })
         .await?;
@@ -186,7 +189,7 @@ fn first(dir: &Path) -> io::Result<Option<Batch>> {
     days.sort();
     days.dedup();
     let mut done = std::collections::HashMap::new();
-    for day in days {
+    for &day in &days {
         done.insert(day, settled::of_day(dir, day)?);
     }
     let mut letters = vec![];
@@ -202,7 +205,7 @@ fn first(dir: &Path) -> io::Result<Option<Batch>> {
             None => damaged += 1,
         }
     }
-    Ok(Some(Batch { path, letters, damaged }))
+    Ok(Some(Batch { path, days, letters, damaged }))
 }
 
 /// Does what may wait for the disk on a thread that may.

@@ -1,3 +1,4 @@
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
@@ -104,8 +105,19 @@ impl Settled {
         Ok(())
     }
 
-    /// Puts everything that was noted on disk.
-    pub(super) fn sync(&mut self) -> io::Result<()> {
+    /// Puts everything that was noted of these days on disk. That takes in what is not written by
+    /// this one: a kill, or a sync that failed, may have left it in memory.
+    pub(super) fn sync(&mut self, days: &[Date]) -> io::Result<()> {
+        for &day in days {
+            let Entry::Vacant(not_open) = self.open.entry(day) else { continue };
+            match File::open(file_of(&self.dir, day)) {
+                // A purge has taken it, and its letters with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => {
+                    not_open.insert(opened?);
+                }
+            }
+        }
         for (_, file) in self.open.drain() {
             file.sync_data()?;
         }

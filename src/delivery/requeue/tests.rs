@@ -332,6 +332,37 @@ async fn a_letter_that_cannot_be_noted_is_not_published_again_and_no_other_noted
 }
 
 #[tokio::test]
+async fn a_file_of_letters_stays_until_the_notes_a_former_process_left_are_on_disk() {
+    let rig = Rig::new(1);
+    rig.clock.advance(Duration::from_secs(3_600));
+    rig.die(2);
+    rig.requeue(|_| true);
+    rig.expect([Ok(()), AWAY]);
+    let mut resender = rig.resender();
+    let stop = async {
+        tokio::time::sleep(BACKOFF_MIN / 5).await;
+        rig.stop.send_replace(true);
+    };
+    tokio::join!(resender.step(), stop).0.unwrap();
+    rig.stop.send_replace(false);
+    // A special file cannot be synced (fsync(2), EINVAL).
+    let (notes, aside) = (rig.dir().join("2026-11-23.requeued"), rig.dir().join("aside"));
+    let (from, to) = (notes.clone(), aside.clone());
+    let exchange = move || {
+        std::fs::rename(&from, to).unwrap();
+        std::os::unix::fs::symlink("/dev/null", from).unwrap();
+        Ok(())
+    };
+    rig.expect_to_be_asked([Box::new(exchange) as Asked]);
+    let unsynced = rig.resender().step().await;
+    assert_eq!(unsynced.map_err(|error| error.kind()), Err(std::io::ErrorKind::InvalidInput));
+    assert_eq!((rig.taken(), spool::finished(&rig.dir()).unwrap().len()), (vec![1, 2], 1));
+    std::fs::rename(aside, notes).unwrap();
+    rig.settle().await;
+    assert_eq!((rig.taken(), spool::finished(&rig.dir()).unwrap().len()), (vec![1, 2], 0));
+}
+
+#[tokio::test]
 async fn a_stop_does_not_wait_for_what_cannot_be_noted() {
     let rig = Rig::new(1);
     rig.requeue(|_| true);
