@@ -8,6 +8,7 @@ use rmqtt::types::{From, Id, Publish};
 use tokio::sync::Notify;
 
 use super::config::Limits;
+use super::publishes::weight_bytes;
 use super::store::SessionKey;
 
 /// What waits for one session. The broker's own channel to a session has no bound; this is it.
@@ -64,8 +65,14 @@ impl Backlog {
     }
 
     /// Counts from 0 again: what is held so far is a former connection's, and waits for it only.
-    pub(super) fn count_anew(&self) {
+    /// What is kept back waits for the next one, and is counted.
+    pub(super) fn count_anew(self: &Arc<Self>) {
+        let mut arriving = self.arriving();
         *self.counts.lock() = Arc::default();
+        for (_, publish) in arriving.iter_mut().flatten() {
+            publish.payload = self.hold(publish.payload.clone(), weight_bytes(publish));
+        }
+        drop(arriving);
         self.overflowed.store(false, Ordering::Release);
         self.drained.notify_waiters();
     }

@@ -191,6 +191,21 @@ async fn a_clean_start_over_a_stuck_connection_has_the_whole_bound_for_itself() 
 }
 
 #[tokio::test]
+async fn what_is_kept_back_for_a_new_connection_counts_for_it() {
+    let broken = start().await;
+    let mut device = broken.stored(CLIENT).await;
+    assert!(device.subscribe("TopicA").await);
+    let tenant = broken.broker.tenants.of_instance("post-cn-a").unwrap();
+    tenant.hold_for_arrival(&CLIENT.into());
+    broken.count(0..3).await;
+    let backlog = tenant.backlog(&CLIENT.into());
+    backlog.count_anew();
+    assert_eq!(backlog.messages(), 3);
+    backlog.arriving().take();
+    assert_eq!(backlog.messages(), 0);
+}
+
+#[tokio::test]
 async fn a_device_that_comes_back_at_once_to_a_session_without_its_task_misses_nothing() {
     let broken = start().await;
     let mut device = broken.stored(CLIENT).await;
